@@ -1,0 +1,25 @@
+"""Pytree arithmetic that optax.tree and jax.tree lack."""
+
+import jax
+import jax.numpy as jnp
+
+from metaopt.types import PyTree
+
+
+def normal_like(key: jax.Array, tree: PyTree, std: float) -> PyTree:
+    """Gaussian noise with the structure, shapes and dtypes of `tree`; one key per leaf."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    noise = [std * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=False)]
+    return jax.tree.unflatten(treedef, noise)
+
+
+def where(condition: jax.Array, a: PyTree, b: PyTree) -> PyTree:
+    """Leafwise `a if condition else b` for a scalar boolean."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """True when every entry of every floating leaf is finite."""
+    leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack(leaves).all() if leaves else jnp.array(True)

@@ -1,0 +1,72 @@
+"""The nouns every module speaks in. Imports nothing of ours.
+
+Shapes are written for ONE inner run; callers `vmap`. `theta` are meta-parameters (the weights of a learned optimizer),
+`params` the inner parameters it optimizes, `horizon` the length of an inner run in steps, `truncation` the number of
+steps unrolled for one outer-gradient estimate.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any  # any pytree of arrays
+
+
+class LearnedOptimizer(NamedTuple):
+    """An architecture: a family of update rules indexed by theta.
+
+    init(key) -> theta, a pytree of float32 arrays.
+    build(theta, num_steps) -> optax.GradientTransformationExtraArgs. Called inside jit: theta and num_steps may be
+      tracers, so a new theta never recompiles. Its `update(grads, state, params, *, value, **ignored)` takes the loss
+      as `value`; architectures that do not use the loss give `value` a default.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    build: Callable[..., Any]
+
+
+class Task(NamedTuple):
+    """A family of inner problems.
+
+    sample(key) -> cfg            one member of the family, a pytree of arrays (so that `vmap` runs many members)
+    init(cfg, key) -> params
+    batch(cfg, data, key, split) -> batch        `data` is an argument, never closed over; `split` is a static string
+    loss(cfg, params, batch, key) -> (scalar, aux)
+    normalize(cfg, loss) -> loss on a scale on which families can be averaged (a fresh model near 1, a good one near
+      0); finite for any input, NaN included
+    data() -> {"train": arrays, "inner_valid": arrays, "outer_valid": arrays, "test": arrays} on the host
+    """
+
+    sample: Callable[[jax.Array], PyTree]
+    init: Callable[[PyTree, jax.Array], PyTree]
+    batch: Callable[[PyTree, PyTree, jax.Array, str], PyTree]
+    loss: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
+    normalize: Callable[[PyTree, jax.Array], jax.Array]
+    data: Callable[[], PyTree]
+
+
+class Estimator(NamedTuple):
+    """An estimator of d E[meta-loss] / d theta, one truncation at a time.
+
+    init(theta, key) -> state     every leaf has a leading axis [tasks, ...], sharded over the devices
+    estimate(theta, state, data, key) -> (grad, state, metrics)
+      grad has theta's structure and is always finite; metrics is a flat dict of float32 scalars, among them
+      `meta_loss` (mean normalised loss of the truncation) and `diverged` (inner runs reset because non-finite).
+    inner_steps: inner optimization steps that one `estimate` takes, all runs together
+    """
+
+    init: Callable[[PyTree, jax.Array], PyTree]
+    estimate: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[PyTree, PyTree, dict[str, jax.Array]]]
+    inner_steps: int
+
+
+class Inner(NamedTuple):
+    """One inner run in flight. Randomness of step t comes from `fold_in(key, t)`, so a resumed run repeats exactly."""
+
+    cfg: PyTree
+    params: PyTree
+    opt_state: PyTree
+    step: jax.Array  # i32 scalar, steps taken
+    horizon: jax.Array  # i32 scalar, steps this run will take
+    key: jax.Array  # typed PRNG key

@@ -1,0 +1,47 @@
+"""The inner loop: one run of a task under an optimizer. There is no other inner loop in the repository.
+
+Everything is written for one run; callers `vmap`. Step t of a run draws its batch and its noise from
+`fold_in(run.key, t)`: an antithetic pair of runs that shares a key sees the same batches with no bookkeeping.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metaopt import tree
+from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
+
+
+def start(task: Task, optimizer: LearnedOptimizer, theta: PyTree, horizon: jax.Array | int, key: jax.Array) -> Inner:
+    """A fresh run of a freshly sampled member of the family, `horizon` steps long."""
+    cfg_key, init_key, run_key = jax.random.split(key, 3)
+    cfg = task.sample(cfg_key)
+    params = task.init(cfg, init_key)
+    horizon = jnp.asarray(horizon, jnp.int32)
+    opt_state = optimizer.build(theta, horizon).init(params)
+    return Inner(cfg, params, opt_state, jnp.zeros((), jnp.int32), horizon, run_key)
+
+
+def unroll(
+    task: Task, optimizer: LearnedOptimizer, theta: PyTree, inner: Inner, data: PyTree, length: int, split: str = "train"
+) -> tuple[Inner, jax.Array]:
+    """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update.
+
+    A run at step 0 gets its optimizer state from this theta, so that learned initial states feel perturbations and
+    pass gradients.
+    """
+    tx = optimizer.build(theta, inner.horizon)
+    inner = inner._replace(opt_state=tree.where(inner.step == 0, tx.init(inner.params), inner.opt_state))
+    value_and_grad = jax.value_and_grad(task.loss, argnums=1, has_aux=True)
+
+    def step(carry, _):
+        params, opt_state, t = carry
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(inner.key, t))
+        batch = task.batch(inner.cfg, data, batch_key, split)
+        (loss, _), grads = value_and_grad(inner.cfg, params, batch, loss_key)
+        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        return (optax.apply_updates(params, updates), opt_state, t + 1), loss
+
+    carry, losses = jax.lax.scan(step, (inner.params, inner.opt_state, inner.step), None, length)
+    params, opt_state, t = carry
+    return inner._replace(params=params, opt_state=opt_state, step=t), losses
