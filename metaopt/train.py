@@ -1,0 +1,123 @@
+"""The outer training step: theta follows the weighted average of the families' meta-gradients.
+
+    g_i = sum_f w_f g_{f,i} / sum_f w_f        theta_{i+1} = theta_i + outer(g_i)
+
+One device call takes `length` outer steps in one `lax.scan`; every family is inside that one computation. The
+randomness of outer step i is `fold_in(key, i)`: a run that is cut into other chunks, or resumed, repeats bit for bit.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metaopt import tree
+from metaopt.types import Estimator, LearnedOptimizer, PyTree
+
+
+class Family(NamedTuple):
+    """One family of tasks in a run: its name in the metrics, its estimator, its weight, its arrays on the host."""
+
+    name: str
+    estimator: Estimator
+    weight: float = 1.0
+    data: PyTree = None
+
+
+class TrainState(NamedTuple):
+    """All that the next outer step depends on; what a checkpoint holds."""
+
+    theta: PyTree
+    outer: PyTree  # state of the outer optimizer
+    estimators: tuple[PyTree, ...]  # one state per family, leading axis: tasks
+    step: jax.Array  # i32 scalar, outer steps taken
+    key: jax.Array  # typed PRNG key, constant over the run
+
+
+Metrics = dict[str, jax.Array]
+Init = Callable[[jax.Array], TrainState]
+Step = Callable[[TrainState, Sequence[PyTree], int], tuple[TrainState, Metrics]]
+
+
+def make_train(
+    optimizer: LearnedOptimizer, families: Sequence[Family], outer: optax.GradientTransformation
+) -> tuple[Init, Step]:
+    """Returns `(init, step)`.
+
+    init(key) -> TrainState
+    step(state, data, length) -> (state, metrics): `length` (static) outer steps. `data` holds one entry per family;
+      `state` is donated, so use the returned one. Metrics are arrays [length] float32: `meta_loss` (weighted mean of
+      the families'), `grad_norm` (of the averaged gradient, before the outer optimizer), `diverged` (inner runs
+      reset, all families), `skipped` (families whose gradient was not finite and counted as zero), and every metric
+      of an estimator as `FAMILY/metric`.
+
+    Raises ValueError for no families, equal names, or weights that are not finite and positive.
+    """
+    _check(families)
+    weights = [family.weight / sum(f.weight for f in families) for family in families]
+
+    def init(key: jax.Array) -> TrainState:
+        theta_key, run_key, *family_keys = jax.random.split(key, 2 + len(families))
+        theta = optimizer.init(theta_key)
+        states = tuple(f.estimator.init(theta, k) for f, k in zip(families, family_keys, strict=True))
+        return TrainState(theta, outer.init(theta), states, jnp.zeros((), jnp.int32), run_key)
+
+    def one_step(state: TrainState, data: Sequence[PyTree]) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(state.key, state.step)
+        grads, states, finite = [], [], []
+        metrics: Metrics = {}
+        for i, (family, family_state, family_data) in enumerate(zip(families, state.estimators, data, strict=True)):
+            key = jax.random.fold_in(step_key, i)
+            grad, family_state, values = family.estimator.estimate(state.theta, family_state, family_data, key)
+            finite.append(tree.all_finite(grad))
+            grads.append(tree.where(finite[-1], grad, optax.tree.zeros_like(grad)))
+            states.append(family_state)
+            metrics |= {f"{family.name}/{name}": value for name, value in values.items()}
+        grad = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *grads)
+        updates, outer_state = outer.update(grad, state.outer, state.theta)
+        theta = optax.apply_updates(state.theta, updates)
+        losses = jnp.stack([metrics[f"{f.name}/meta_loss"] for f in families])
+        metrics["meta_loss"] = jnp.sum(jnp.asarray(weights) * losses)
+        metrics["diverged"] = jnp.stack([metrics[f"{f.name}/diverged"] for f in families]).sum()
+        metrics["grad_norm"] = optax.tree.norm(grad)
+        metrics["skipped"] = len(families) - jnp.stack(finite).sum()
+        metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+        return TrainState(theta, outer_state, tuple(states), state.step + 1, state.key), metrics
+
+    def step(state: TrainState, data: Sequence[PyTree], length: int) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda carry, _: one_step(carry, data), state, None, length)
+
+    return jax.jit(init), jax.jit(step, static_argnums=2, donate_argnums=0)
+
+
+def _check(families: Sequence[Family]) -> None:
+    names = [family.name for family in families]
+    if not names:
+        raise ValueError("meta-training needs at least one family of tasks")
+    if len(set(names)) < len(names):
+        raise ValueError(f"families need different names, got {names}")
+    for family in families:
+        if not 0 < family.weight < float("inf"):
+            raise ValueError(f"weight of family {family.name!r} must be finite and positive, got {family.weight}")
+
+
+def inner_steps(families: Sequence[Family]) -> int:
+    """Inner optimization steps taken by one outer step, all families and runs together."""
+    return sum(family.estimator.inner_steps for family in families)
+
+
+def place(families: Sequence[Family], sharding: Any = None) -> tuple[PyTree, ...]:
+    """The families' arrays on the device, every distinct host array copied once.
+
+    Arrays are told apart by identity: two families of one dataset share its copy.
+    """
+    copies: dict[int, jax.Array] = {}
+
+    def put(x: Any) -> jax.Array:
+        if id(x) not in copies:
+            copies[id(x)] = jax.device_put(x, sharding)
+        return copies[id(x)]
+
+    return tuple(jax.tree.map(put, family.data) for family in families)

@@ -1,0 +1,146 @@
+"""The outer step against optax by hand, with estimators whose gradient is known in closed form."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaopt.train import Family, inner_steps, make_train, place
+from metaopt.types import Estimator, LearnedOptimizer
+
+OPTIMIZER = LearnedOptimizer(lambda key: {"w": jax.random.normal(key, (3,))}, lambda theta, num_steps: optax.sgd(0.1))
+
+
+def bowl(target: float, noise: float = 0.0) -> Estimator:
+    """Meta-loss |theta - target|^2 / 2, its gradient with noise drawn from the step's key; the state counts calls."""
+
+    def init(theta, key):
+        return jnp.zeros((2,))
+
+    def estimate(theta, state, data, key):
+        loss = 0.5 * jnp.sum((theta["w"] - target) ** 2)
+        grad = {"w": theta["w"] - target + noise * jax.random.normal(key, (3,))}
+        return grad, state + 1, {"meta_loss": loss, "diverged": jnp.ones(())}
+
+    return Estimator(init, estimate, inner_steps=7)
+
+
+def broken(theta_grad: float) -> Estimator:
+    return bowl(0.0)._replace(
+        estimate=lambda theta, state, data, key: (
+            {"w": jnp.full((3,), theta_grad)},
+            state,
+            {"meta_loss": jnp.ones(()), "diverged": jnp.zeros(())},
+        )
+    )
+
+
+def test_step_equals_optax_by_hand():
+    outer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(optax.linear_schedule(0.1, 0.0, 20)))
+    init, step = make_train(OPTIMIZER, [Family("a", bowl(1.0), 3.0), Family("b", bowl(-2.0), 1.0)], outer)
+    state = init(jax.random.key(0))
+    theta = jax.tree.map(jnp.copy, state.theta)
+    opt_state = outer.init(theta)
+    state, metrics = step(state, (None, None), 10)
+    losses = []
+    for _ in range(10):
+        losses.append(0.75 * 0.5 * jnp.sum((theta["w"] - 1.0) ** 2) + 0.25 * 0.5 * jnp.sum((theta["w"] + 2.0) ** 2))
+        grad = {"w": 0.75 * (theta["w"] - 1.0) + 0.25 * (theta["w"] + 2.0)}
+        updates, opt_state = outer.update(grad, opt_state, theta)
+        theta = optax.apply_updates(theta, updates)
+    np.testing.assert_allclose(state.theta["w"], theta["w"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["meta_loss"], jnp.stack(losses), rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"][-1], jnp.linalg.norm(grad["w"]), rtol=1e-5)
+    assert int(state.step) == 10
+    assert float(state.estimators[1][0]) == 10
+    np.testing.assert_array_equal(metrics["diverged"], 2.0)
+    assert set(metrics) == {
+        *("meta_loss", "grad_norm", "diverged", "skipped"),
+        *("a/meta_loss", "a/diverged", "b/meta_loss", "b/diverged"),
+    }
+
+
+def test_chunks_do_not_change_the_run():
+    init, step = make_train(OPTIMIZER, [Family("a", bowl(1.0, noise=1.0))], optax.adam(0.1))
+    whole, whole_metrics = step(init(jax.random.key(3)), (None,), 12)
+    state, parts = init(jax.random.key(3)), []
+    for length in (5, 1, 6):
+        state, metrics = step(state, (None,), length)
+        parts.append(metrics["meta_loss"])
+    np.testing.assert_array_equal(whole.theta["w"], state.theta["w"])
+    np.testing.assert_array_equal(whole_metrics["meta_loss"], jnp.concatenate(parts))
+
+
+def test_steps_and_families_draw_their_own_noise():
+    init, step = make_train(
+        OPTIMIZER, [Family("a", bowl(0.0, noise=1.0)), Family("b", bowl(0.0, noise=1.0))], optax.sgd(0.0)
+    )
+    _, metrics = step(init(jax.random.key(0)), (None, None), 4)
+    for i, j in itertools.combinations(range(4), 2):
+        assert metrics["grad_norm"][i] != metrics["grad_norm"][j]
+    alone, one = make_train(OPTIMIZER, [Family("a", bowl(0.0, noise=1.0))], optax.sgd(0.0))
+    same, _ = one(alone(jax.random.key(0)), (None,), 1)
+    assert int(same.step) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_non_finite_gradient_never_reaches_theta(bad):
+    init, step = make_train(OPTIMIZER, [Family("bad", broken(bad)), Family("good", bowl(1.0))], optax.sgd(0.5))
+    state = init(jax.random.key(0))
+    before = np.array(state.theta["w"])
+    state, metrics = step(state, (None, None), 1)
+    np.testing.assert_allclose(state.theta["w"], before - 0.5 * 0.5 * (before - 1.0), rtol=1e-6)
+    assert float(metrics["skipped"][0]) == 1
+    assert np.isfinite(metrics["grad_norm"]).all()
+
+
+def test_no_trace_after_the_first_call():
+    traces = []
+    estimator = bowl(1.0)
+
+    def estimate(*args):
+        traces.append(1)
+        return estimator.estimate(*args)
+
+    init, step = make_train(OPTIMIZER, [Family("a", estimator._replace(estimate=estimate))], optax.adam(0.1))
+    state = init(jax.random.key(0))
+    state, _ = step(state, (None,), 3)
+    first = len(traces)
+    for _ in range(3):
+        state, _ = step(state, (None,), 3)
+    assert len(traces) == first
+
+
+def test_state_is_donated():
+    init, step = make_train(OPTIMIZER, [Family("a", bowl(1.0))], optax.adam(0.1))
+    key = jax.random.key(0)
+    state = init(key)
+    step(state, (None,), 1)
+    assert state.theta["w"].is_deleted()
+    assert not key.is_deleted()
+
+
+def test_families_are_checked():
+    with pytest.raises(ValueError, match="at least one"):
+        make_train(OPTIMIZER, [], optax.adam(0.1))
+    with pytest.raises(ValueError, match="different names"):
+        make_train(OPTIMIZER, [Family("a", bowl(0.0)), Family("a", bowl(1.0))], optax.adam(0.1))
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="weight of family 'a'"):
+            make_train(OPTIMIZER, [Family("a", bowl(0.0), weight)], optax.adam(0.1))
+
+
+def test_inner_steps_counts_all_families():
+    assert inner_steps([Family("a", bowl(0.0)), Family("b", bowl(0.0))]) == 14
+
+
+def test_equal_arrays_are_placed_once():
+    x = np.ones((4, 2), np.float32)
+    a, b, c = place(
+        [Family("a", bowl(0.0), data={"x": x}), Family("b", bowl(0.0), data={"x": x}), Family("c", bowl(0.0))]
+    )
+    assert a["x"] is b["x"]
+    assert c is None
