@@ -1,0 +1,167 @@
+"""The command line. Whatever is slow to import is imported inside the command that needs it."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from metaopt import registry
+from metaopt.registry import REQUIRED, Factory
+
+app = typer.Typer(
+    help="Meta-train, evaluate and use learned optimizers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich help costs as much time as everything else together
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Registry = StrEnum("Registry", [*registry.REGISTRIES, "suites"])
+EXPECTED = {  # errors that are answers, not bugs; a module that was not imported cannot have raised one
+    "metaopt.config": "ConfigError",
+    "metaopt.checkpoint": "CheckpointError",
+    "metaopt.data": "DataError",
+    "metaopt.train": "RunError",
+}
+ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML config.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="e.g. estimator.std=0.02 steps=500")]
+
+
+@app.command()
+def train(
+    file: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name of FILE>")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")] = False,
+) -> None:
+    """Meta-trains a learned optimizer, then compares it with tuned baselines on held-out tasks."""
+    from metaopt import config, runtime
+
+    settings = config.load(file, overrides or ())
+    runtime.setup()
+    from metaopt import build
+
+    build.run(settings, out or Path("runs", file.stem), resume=resume)
+
+
+@app.command("eval")
+def evaluate(
+    weights: Annotated[str, typer.Argument(help="A file of weights, or a name that ships with the package.")],
+    suite: Annotated[str, typer.Option(help="The tasks: see `metaopt list suites`.")] = "heldout_small",
+    steps: Annotated[int, typer.Option(min=1, help="Inner steps.")] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, help="Inner runs per task.")] = 3,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+) -> None:
+    """Compares an optimizer with Adam, at 1e-3 and tuned, on a suite of tasks."""
+    from metaopt import config, runtime
+    from metaopt.entry import names, nearest
+
+    if suite not in (known := names("suites")):
+        problem = config.Problem("command line", "--suite", f"one of {', '.join(known)}", suite, nearest(suite, known))
+        raise config.ConfigError([problem])
+    runtime.setup()
+    from metaopt import build
+
+    build.evaluate(weights, suite, steps, seeds, json_path)
+
+
+@app.command("list")
+def list_(which: Annotated[Registry | None, typer.Argument(help="One registry; all of them if left out.")] = None) -> None:
+    """Lists what a config can name, with arguments and defaults."""
+    console = Console()
+    for kind in [which] if which else Registry:
+        console.print(_suites() if kind is Registry.suites else _factories(kind))
+
+
+@app.command("config")
+def config_(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A YAML config.", show_default=False)] = None,
+    overrides: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, for editors.")] = False,
+) -> None:
+    """Checks a config and prints it with every default filled in."""
+    from metaopt import config
+
+    if schema:
+        print(json.dumps(config.json_schema(), indent=2))
+    elif file is None:
+        raise typer.BadParameter("give a config FILE, or --schema")
+    else:
+        print(config.to_yaml(config.load(file, overrides or ())), end="")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]) -> None:
+    """Writes report.html of a run folder anew."""
+    from metaopt import build
+
+    build.report(run)
+
+
+def main() -> None:
+    """Runs the command line; expected errors are printed without a traceback and end with exit code 2."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error[/] {_text(error)}")
+        sys.exit(2)
+
+
+def _is_expected(error: Exception) -> bool:
+    kinds = [getattr(sys.modules.get(module), name, None) for module, name in EXPECTED.items()]
+    return isinstance(error, tuple(kind for kind in kinds if kind is not None))
+
+
+def _text(error: Exception) -> str:
+    problems = getattr(error, "problems", None)
+    if problems is None:
+        return escape(str(error))
+    lines = []
+    for origin, key, expected, given, close in problems:
+        hint = f"; did you mean [bold green]{escape(close)}[/]?" if close else ""
+        lines.append(f"{escape(origin)}: [bold]{escape(key)}[/]\n  expected {escape(expected)}, got {escape(given)}{hint}")
+    return "\n".join(lines)
+
+
+def _factories(kind: Registry) -> Table:
+    table = Table("name", "arguments", "about", title=kind.value, title_justify="left", show_lines=True)
+    for name, factory in registry.registry(*registry.REGISTRIES[kind.value]).items():
+        about = escape(factory.summary)
+        if factory.paper and factory.paper != factory.summary:
+            about += f"\n[dim]{escape(factory.paper)}[/]"
+        table.add_row(f"[bold]{name}[/]", escape(_arguments(kind, factory)), about)
+    return table
+
+
+def _arguments(kind: Registry, factory: Factory) -> str:
+    from metaopt.entry import keywords
+
+    given = keywords(kind.value, factory).values()
+    return "\n".join(p.name if p.default is REQUIRED else f"{p.name}={_literal(p.default)}" for p in given)
+
+
+def _suites() -> Table:
+    table = Table("name", "tasks", title="suites", title_justify="left", show_lines=True)
+    for name, entries in registry.literal(*registry.SUITES).items():
+        table.add_row(f"[bold]{name}[/]", escape("\n".join(map(_entry, entries))))
+    return table
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    return f"{entry['name']} " + " ".join(f"{key}={_literal(value)}" for key, value in entry.items() if key != "name")
+
+
+def _literal(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+if __name__ == "__main__":
+    main()

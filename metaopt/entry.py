@@ -1,0 +1,218 @@
+"""An entry of a config: `name:` plus keyword arguments, checked against the signature of the factory it names.
+
+The factory's signature is the only place where defaults and types live. It is read from source (`registry`), so that a
+wrong name, key or value is reported before jax is imported. Defaults are filled in: an entry holds every argument.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Literal, Optional, Union
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from metaopt import registry
+from metaopt.registry import REQUIRED, Factory, Parameter, Source
+
+OPTAX = "optax"  # the kind of an outer optimizer: not a registry of ours
+SUPPLIED = {"estimators": 2, OPTAX: 1}  # leading arguments that the program gives: (task, optimizer), (learning_rate)
+POSITIVE = {"num_tasks", "truncation", "horizon", "std"}  # keywords of estimators
+# What an annotation may say to be checked; any other name in it, and its values pass unchecked.
+TYPES = {
+    **{cls.__name__: cls for cls in (int, float, bool, str, list, tuple, dict)},
+    **{"Any": Any, "Callable": Callable, "Literal": Literal, "Optional": Optional, "Sequence": Sequence, "Union": Union},
+    "jax": SimpleNamespace(typing=SimpleNamespace(ArrayLike=float)),
+    "base": SimpleNamespace(ScalarOrSchedule=float),
+}
+
+
+class Entry(BaseModel):
+    """`{name: pes, truncation: 20}`, or just `pes`. After validation `kwargs` holds the factory's defaults as well."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class WeightedEntry(Entry):
+    """An entry with a weight in the mean over families."""
+
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="weight of this family's meta-gradient")
+
+
+def problem(key: tuple[int | str, ...], expected: str, given: Any, nearest: str | None = None) -> InitErrorDetails:
+    """One error of a `ValidationError`; `given` is shown as it is."""
+    context = {"expected": expected, "given": given, "nearest": nearest}
+    return InitErrorDetails(type=PydanticCustomError("metaopt", "expected {expected}", context), loc=key, input=given)
+
+
+def fail(problems: list[InitErrorDetails]) -> None:
+    """Raises the problems, if any, as one ValidationError."""
+    if problems:
+        raise ValidationError.from_exception_data("config", problems)
+
+
+def nearest(name: object, valid: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(name), list(valid), 1, 0.5)), None)
+
+
+def names(kind: str) -> list[str]:
+    """The valid names of a kind: a registry, `suites` or `optax`."""
+    if kind == OPTAX:
+        return registry.reexports("optax", "optax._src.alias")
+    return list(registry.literal(*registry.SUITES) if kind == "suites" else registry.registry(*registry.REGISTRIES[kind]))
+
+
+def lookup(kind: str, name: str) -> Factory:
+    return registry.factory("optax", name) if kind == OPTAX else registry.registry(*registry.REGISTRIES[kind])[name]
+
+
+def keywords(kind: str, factory: Factory) -> dict[str, Parameter]:
+    """The parameters that a config may give, by name."""
+    return {p.name: p for p in factory.parameters[SUPPLIED.get(kind, 0) :] if p.is_keyword}
+
+
+def adapter(parameter: Parameter) -> TypeAdapter[Any]:
+    """The checker of a parameter's annotation."""
+    try:
+        kind = eval(parameter.annotation or "Any", {"__builtins__": {}}, TYPES)  # the source text of installed code
+    except (AttributeError, NameError, TypeError):
+        kind = Any
+    return TypeAdapter(kind)
+
+
+def coerce(parameter: Parameter, value: Any) -> Any:
+    """The value in the parameter's type (lists become tuples, integers floats). Raises ValueError where it has none."""
+    # As JSON, because strict JSON is just what a config needs: [1, 2] may be a tuple, but "1" and true are no integers.
+    return adapter(parameter).validate_json(json.dumps(value, default=str), strict=True)
+
+
+def check(kind: str, entry: Entry) -> Entry:
+    """The entry with every argument filled in and in its type; raises ValidationError with all that is wrong."""
+    known = names(kind)
+    if entry.name not in known:
+        what = "the name of an optax optimizer" if kind == OPTAX else f"one of {', '.join(known)}"
+        fail([problem(("name",), what, entry.name, nearest(entry.name, known))])
+    factory = lookup(kind, entry.name)
+    valid = keywords(kind, factory)
+    problems, values = [], {}
+    for key, value in entry.kwargs.items():
+        if key not in valid:
+            problems.append(_unknown(kind, factory, key, value))
+    for key, parameter in valid.items():
+        try:
+            if key in entry.kwargs:
+                values[key] = coerce(parameter, entry.kwargs[key])
+            elif parameter.default is REQUIRED:
+                problems.append(problem((key,), f"a value: {entry.name} needs {key}: {parameter.annotation}", None))
+            elif not isinstance(parameter.default, Source):
+                values[key] = parameter.default
+        except ValueError:
+            problems.append(problem((key,), parameter.annotation or "a value", entry.kwargs[key]))
+    fail(problems + _meaning(kind, values))
+    fields = {name: getattr(entry, name) for name in type(entry).model_fields}
+    return type(entry).model_construct(**fields, **values)
+
+
+def _unknown(kind: str, factory: Factory, key: str, value: Any) -> InitErrorDetails:
+    valid = keywords(kind, factory)
+    if any(p.name == key for p in factory.parameters):
+        elsewhere = ": set outer.learning_rate" if kind == OPTAX else ""
+        return problem((key,), f"no {key} here, the program supplies it{elsewhere}", value)
+    return problem((key,), f"a keyword of {factory.name} ({', '.join(valid)})", key, nearest(key, valid))
+
+
+def _meaning(kind: str, values: dict[str, Any]) -> list[InitErrorDetails]:
+    """What the types do not say."""
+    problems = []
+    if kind == "tasks" and isinstance(values.get("dataset"), str):
+        known = names("datasets")
+        if values["dataset"] not in known and not values["dataset"].startswith("tfds:"):
+            expected = f"one of {', '.join(known)} or tfds:NAME"
+            problems.append(problem(("dataset",), expected, values["dataset"], nearest(values["dataset"], known)))
+    if kind == "estimators":
+        for key in POSITIVE & values.keys():
+            ends = values[key] if isinstance(values[key], tuple) else (values[key],)
+            if any(end is not None and end <= 0 for end in ends):
+                problems.append(problem((key,), "a positive number", values[key]))
+        problems += _horizon(values.get("horizon"), values.get("truncation"))
+    return problems
+
+
+def _horizon(horizon: Any, truncation: int | None) -> list[InitErrorDetails]:
+    ends = horizon if isinstance(horizon, tuple) else (horizon,)
+    if horizon is None or truncation is None or truncation <= 0:
+        return []
+    problems = []
+    if any(end % truncation for end in ends):
+        problems.append(problem(("horizon",), f"a multiple of truncation ({truncation})", horizon))
+    if ends[0] > ends[-1]:
+        problems.append(problem(("horizon",), "the shorter horizon first", horizon))
+    return problems
+
+
+@dataclass(frozen=True)
+class Of:
+    """`Annotated[Entry, Of("tasks")]`: the entry is checked against that registry, and described in the JSON schema."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(partial(check, self.kind), handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
+        fields = handler.resolve_ref_schema(handler(schema))["properties"]
+        return {"anyOf": [{"enum": names(self.kind)}, *(_schema(self.kind, name, fields) for name in names(self.kind))]}
+
+
+@dataclass(frozen=True)
+class NameOf:
+    """`Annotated[str, NameOf("suites")]`: one of the names of that registry."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
+        return {**handler(schema), "enum": names(self.kind)}
+
+    def _check(self, name: str) -> str:
+        known = names(self.kind)
+        if name not in known:
+            fail([problem((), f"one of {', '.join(known)}", name, nearest(name, known))])
+        return name
+
+
+def _schema(kind: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    factory = lookup(kind, name)
+    valid = keywords(kind, factory)
+    properties = {**fields, "name": {"const": name}}
+    for key, parameter in valid.items():
+        about = ": ".join(text for text in (parameter.annotation, factory.describe(key)) if text)
+        properties[key] = {**adapter(parameter).json_schema(), "description": about}
+        if kind == "tasks" and key == "dataset":
+            properties[key] |= {"anyOf": [{"enum": names("datasets")}, {"pattern": "^tfds:"}]}
+        if parameter.default is not REQUIRED and not isinstance(parameter.default, Source):
+            properties[key]["default"] = parameter.default
+    required = ["name", *(key for key, parameter in valid.items() if parameter.default is REQUIRED)]
+    return {
+        "type": "object",
+        "title": name,
+        "description": factory.summary,
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }

@@ -1,0 +1,260 @@
+"""Reads the registries and the signatures of their factories from source text, without importing anything.
+
+`metaopt list`, `--help` and a config error must answer at once, and importing jax alone takes longer than that. So the
+dict literals (`OPTIMIZERS`, `TASKS`, ...) are parsed, and each name is followed through `from X import name`, aliases
+and `functools.partial` to the `def` it stands for. A name that cannot be followed is imported after all and inspected.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+from functools import cache
+from inspect import _ParameterKind as Kind
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REGISTRIES = {
+    "optimizers": ("metaopt.optimizers", "OPTIMIZERS"),
+    "estimators": ("metaopt.estimators", "ESTIMATORS"),
+    "tasks": ("metaopt.tasks", "TASKS"),
+    "datasets": ("metaopt.data", "DATASETS"),
+    "schedules": ("metaopt.schedules", "SCHEDULES"),
+}
+SUITES = ("metaopt.tasks.suites", "SUITES")
+POSITIONAL, KEYWORD = Kind.POSITIONAL_OR_KEYWORD, Kind.KEYWORD_ONLY
+REQUIRED = inspect.Parameter.empty
+
+
+class Source(str):
+    """A default that is not a literal, as its source text."""
+
+
+class Parameter(NamedTuple):
+    """One parameter of a factory. `default` is REQUIRED where there is none, a `Source` where it is not a literal."""
+
+    name: str
+    annotation: str | None
+    default: Any
+    kind: Kind
+
+    @property
+    def is_keyword(self) -> bool:
+        return self.kind in (POSITIONAL, KEYWORD)
+
+
+class Factory(NamedTuple):
+    """What a call to a factory looks like, and what its author says about it."""
+
+    name: str
+    module: str
+    doc: str
+    paper: str
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def summary(self) -> str:
+        return self.doc.partition("\n")[0].strip()
+
+    def describe(self, parameter: str) -> str:
+        """The docstring's line `parameter: text`, or ''."""
+        found = re.search(rf"^\s*`*{re.escape(parameter)}`*(?: \([^)]*\))?:\s+(.+)$", self.doc, re.MULTILINE)
+        return found[1].strip() if found else ""
+
+
+class Dynamic(Exception):
+    """The source text does not tell: import it."""
+
+
+@cache
+def registry(module: str, variable: str) -> dict[str, Factory]:
+    """The factories of the dict literal `variable` of `module`, in its order."""
+    node = _assigned(_parse(module), variable)
+    if not isinstance(node, ast.Dict) or not all(isinstance(key, ast.Constant) for key in node.keys):
+        entries = getattr(importlib.import_module(module), variable)
+        return {name: _inspected(name, entry) for name, entry in entries.items()}
+    factories = {}
+    for key, value in zip(node.keys, node.values, strict=True):
+        assert isinstance(key, ast.Constant)
+        try:
+            factories[key.value] = _follow(module, value)._replace(name=key.value)
+        except Dynamic:
+            entry = getattr(importlib.import_module(module), variable)[key.value]
+            factories[key.value] = _inspected(key.value, entry)
+    return factories
+
+
+@cache
+def factory(module: str, name: str) -> Factory:
+    """The factory that `module.name` stands for. Raises AttributeError where the module has no such name."""
+    try:
+        return _resolve(module, name)
+    except Dynamic:
+        return _inspected(name, getattr(importlib.import_module(module), name))
+
+
+@cache
+def literal(module: str, variable: str) -> Any:
+    """The value of a variable that is written as a literal."""
+    node = _assigned(_parse(module), variable)
+    try:
+        return ast.literal_eval(node)  # type: ignore[arg-type]  # None is a ValueError as well
+    except ValueError:
+        return getattr(importlib.import_module(module), variable)
+
+
+def reexports(module: str, origin: str) -> list[str]:
+    """The public lower-case names that `module` imports from `origin`."""
+    imports = [node for node in _parse(module).body if isinstance(node, ast.ImportFrom) and node.module == origin]
+    names = [alias.asname or alias.name for node in imports for alias in node.names]
+    return [name for name in names if name.islower() and not name.startswith("_")]
+
+
+@cache
+def _parse(module: str) -> ast.Module:
+    path = _file(module)
+    if path is None:
+        raise ModuleNotFoundError(f"no source file for module {module!r}", name=module)
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _file(module: str) -> Path | None:
+    """The source of a module. Only the top-level package is looked up: `find_spec` of a dotted name runs its parents."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest and spec.origin and spec.origin.endswith(".py"):
+        return Path(spec.origin)
+    bases = [Path(location, *rest) for location in spec.submodule_search_locations or ()]
+    files = [file for base in bases for file in (base / "__init__.py", base.with_suffix(".py"))]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    value = None
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            value = node.value  # type: ignore[union-attr]
+    return value
+
+
+def _imported(module: str, name: str) -> tuple[str, str] | None:
+    """(module, name there) of a name bound by `from X import name`."""
+    for node in reversed(_parse(module).body):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _absolute(module, node), alias.name
+    return None
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    file = _file(module)
+    parts = module.split(".") if file and file.name == "__init__.py" else module.split(".")[:-1]
+    parts = parts[: len(parts) - node.level + 1]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+def _resolve(module: str, name: str) -> Factory:
+    if _file(module) is None:
+        raise Dynamic
+    definitions = [node for node in _parse(module).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    if definitions:
+        return _read(module, definitions[-1])
+    value = _assigned(_parse(module), name)
+    if value is not None:
+        return _follow(module, value)._replace(name=name)
+    origin = _imported(module, name)
+    if origin is None:
+        raise Dynamic
+    return _resolve(*origin)
+
+
+def _follow(module: str, node: ast.expr) -> Factory:
+    """The factory an expression stands for: `name`, `module.name` or `functools.partial(one of these, key=literal)`."""
+    match node:
+        case ast.Name(name):
+            return _resolve(module, name)
+        case ast.Attribute(ast.Name(owner), name):
+            origin = _imported(module, owner)
+            if origin is None:
+                raise Dynamic
+            return _resolve(".".join(origin), name)
+        case ast.Call(ast.Name("partial") | ast.Attribute(ast.Name("functools"), "partial"), [target], keywords):
+            fixed = {keyword.arg: _value(module, keyword.value) for keyword in keywords}
+            return _partial(_follow(module, target), fixed)
+    raise Dynamic
+
+
+def _partial(target: Factory, fixed: dict[str | None, Any]) -> Factory:
+    """As `inspect.signature` has it: the first parameter given by keyword and all after it become keyword-only."""
+    parameters, kind = [], POSITIONAL
+    for parameter in target.parameters:
+        if parameter.name in fixed:
+            kind = KEYWORD
+            parameter = parameter._replace(default=fixed[parameter.name])
+        parameters.append(parameter._replace(kind=kind) if kind is KEYWORD and parameter.is_keyword else parameter)
+    return target._replace(parameters=tuple(parameters))
+
+
+def _read(module: str, node: ast.FunctionDef) -> Factory:
+    spec = node.args
+    positional = spec.posonlyargs + spec.args
+    missing: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults))
+    kinds = [Kind.POSITIONAL_ONLY] * len(spec.posonlyargs) + [POSITIONAL] * len(spec.args)
+    rows: list[tuple[ast.arg, ast.expr | None, Kind]] = list(
+        zip(positional, [*missing, *spec.defaults], kinds, strict=True)
+    )
+    if spec.vararg:
+        rows.append((spec.vararg, None, Kind.VAR_POSITIONAL))
+    rows += [(arg, default, KEYWORD) for arg, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    if spec.kwarg:
+        rows.append((spec.kwarg, None, Kind.VAR_KEYWORD))
+    parameters = tuple(
+        Parameter(
+            arg.arg,
+            ast.unparse(arg.annotation) if arg.annotation else None,
+            REQUIRED if default is None else _value(module, default),
+            kind,
+        )
+        for arg, default, kind in rows
+    )
+    doc = ast.get_docstring(node) or ""
+    return Factory(node.name, module, doc, _paper(doc, ast.get_docstring(_parse(module)) or ""), parameters)
+
+
+def _value(module: str, node: ast.expr) -> Any:
+    """A literal, or a name that its own module binds to one; else the source text."""
+    constant = _assigned(_parse(module), node.id) if isinstance(node, ast.Name) else node
+    try:
+        return ast.literal_eval(constant)  # type: ignore[arg-type]
+    except ValueError:
+        return Source(ast.unparse(node))
+
+
+def _inspected(name: str, function: Any) -> Factory:
+    parameters = tuple(
+        Parameter(
+            parameter.name,
+            None if parameter.annotation is REQUIRED else inspect.formatannotation(parameter.annotation),
+            parameter.default,
+            parameter.kind,
+        )
+        for parameter in inspect.signature(function).parameters.values()
+    )
+    doc = inspect.getdoc(function) or ""
+    module = getattr(function, "__module__", "")
+    return Factory(name, module, doc, _paper(doc), parameters)
+
+
+def _paper(*docs: str) -> str:
+    """The first line that cites: it holds an arXiv number or a year of publication."""
+    lines = [line.strip() for doc in docs for line in doc.splitlines()]
+    return next((line for line in lines if re.search(r"arXiv|\b(19[5-9]|20[0-9])\d\b", line)), "")

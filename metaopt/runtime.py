@@ -1,0 +1,31 @@
+"""What must be chosen before JAX starts: host devices and the compilation cache."""
+
+import os
+from pathlib import Path
+
+
+def cores() -> int:
+    """The cores this process may use: its affinity, and no more than a container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return count if quota == "max" else max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return count
+
+
+def setup() -> None:
+    """One host device per core (on a CPU that is faster than one device with many threads), and a persistent cache.
+
+    Must run before the first use of a device; what the user chose through JAX_NUM_CPU_DEVICES, XLA_FLAGS or
+    JAX_COMPILATION_CACHE_DIR stays. JAX_PLATFORMS is honoured by JAX itself; host devices are idle on a GPU.
+    """
+    import jax
+
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen:
+        jax.config.update("jax_num_cpu_devices", cores())
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "metaopt" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
