@@ -1,0 +1,11 @@
+"""The learned optimizers: one architecture a file, each a factory `name(**arguments) -> LearnedOptimizer`."""
+
+from metaopt.optimizers.adafac_mlp import adafac_mlp
+from metaopt.optimizers.hyper import hyper
+from metaopt.optimizers.mlp import mlp
+
+OPTIMIZERS = {
+    "mlp": mlp,
+    "adafac_mlp": adafac_mlp,
+    "hyper": hyper,
+}
