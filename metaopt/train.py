@@ -17,6 +17,10 @@ from metaopt import tree
 from metaopt.types import Estimator, LearnedOptimizer, PyTree
 
 
+class RunError(Exception):
+    """A run that cannot start or go on; the message says what to do."""
+
+
 class Family(NamedTuple):
     """One family of tasks in a run: its name in the metrics, its estimator, its weight, its arrays on the host."""
 

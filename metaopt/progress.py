@@ -1,0 +1,83 @@
+"""How a run shows itself: a live display on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class Chunk(NamedTuple):
+    """A chunk of outer steps in numbers."""
+
+    step: int  # outer steps taken
+    families: dict[str, tuple[float, float]]  # name -> (mean meta-loss, diverged inner runs)
+    rate: float  # inner steps per second
+    score: float | None  # of the last validation
+
+
+@contextmanager
+def display(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk], None]]:
+    """Yields show(chunk); `start` is the outer step the run begins at. What is printed meanwhile goes above it."""
+    with (_live if console.is_terminal else _lines)(console, start, steps) as show:
+        yield show
+
+
+@contextmanager
+def _live(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk], None]]:
+    bar = Progress(
+        TextColumn("[bold]outer step"),
+        BarColumn(None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        expand=True,
+    )
+    task = bar.add_task("", total=steps, completed=start)
+    with Live(Group(bar, "compiling ..."), console=console, refresh_per_second=4) as live:
+
+        def show(chunk: Chunk) -> None:
+            bar.update(task, completed=chunk.step)
+            live.update(Group(bar, _table(chunk)))
+
+        yield show
+
+
+def _table(chunk: Chunk) -> Table:
+    table = Table("family", "meta-loss", "diverged", box=None, caption=_tail(chunk), caption_justify="left")
+    for name, (loss, diverged) in chunk.families.items():
+        table.add_row(name, f"{loss:.4f}", f"{diverged:.0f}")
+    return table
+
+
+@contextmanager
+def _lines(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk], None]]:
+    began = time.monotonic()
+    printed = began - EVERY
+
+    def show(chunk: Chunk) -> None:
+        nonlocal printed
+        now = time.monotonic()
+        if now - printed < EVERY and chunk.step < steps:
+            return
+        printed = now
+        left = (now - began) / (chunk.step - start) * (steps - chunk.step)
+        losses = ", ".join(f"{name} {loss:.4f}" for name, (loss, _) in chunk.families.items())
+        diverged = sum(count for _, count in chunk.families.values())
+        text = f"outer step {chunk.step}/{steps}, {left:.0f} s left, meta-loss {losses}, {diverged:.0f} diverged"
+        console.print(f"{text}, {_tail(chunk)}", soft_wrap=True)
+
+    yield show
+
+
+def _tail(chunk: Chunk) -> str:
+    score = "" if chunk.score is None else f", validation {chunk.score:.4f}"
+    return f"{chunk.rate:,.0f} inner steps/s{score}"
