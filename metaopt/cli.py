@@ -2,7 +2,7 @@
 
 import json
 import sys
-from enum import StrEnum
+from enum import StrEnum, auto
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich help costs as much time as everything else together
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Registry = StrEnum("Registry", [*registry.REGISTRIES, "suites"])
 EXPECTED = {  # errors that are answers, not bugs; a module that was not imported cannot have raised one
     "metaopt.config": "ConfigError",
     "metaopt.checkpoint": "CheckpointError",
@@ -31,6 +30,15 @@ EXPECTED = {  # errors that are answers, not bugs; a module that was not importe
 }
 ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML config.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="e.g. estimator.std=0.02 steps=500")]
+
+
+class Registry(StrEnum):
+    optimizers = auto()
+    estimators = auto()
+    tasks = auto()
+    suites = auto()
+    datasets = auto()
+    schedules = auto()
 
 
 @app.command()
@@ -72,7 +80,9 @@ def evaluate(
 
 
 @app.command("list")
-def list_(which: Annotated[Registry | None, typer.Argument(help="One registry; all of them if left out.")] = None) -> None:
+def list_(
+    which: Annotated[Registry | None, typer.Argument(help="One registry; all of them if left out.")] = None,
+) -> None:
     """Lists what a config can name, with arguments and defaults."""
     console = Console()
     for kind in [which] if which else Registry:
@@ -83,7 +93,9 @@ def list_(which: Annotated[Registry | None, typer.Argument(help="One registry; a
 def config_(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A YAML config.", show_default=False)] = None,
     overrides: Overrides = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of config files, for editors.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of config files, for editors.")
+    ] = False,
 ) -> None:
     """Checks a config and prints it with every default filled in."""
     from metaopt import config
@@ -127,7 +139,9 @@ def _text(error: Exception) -> str:
     lines = []
     for origin, key, expected, given, close in problems:
         hint = f"; did you mean [bold green]{escape(close)}[/]?" if close else ""
-        lines.append(f"{escape(origin)}: [bold]{escape(key)}[/]\n  expected {escape(expected)}, got {escape(given)}{hint}")
+        lines.append(
+            f"{escape(origin)}: [bold]{escape(key)}[/]\n  expected {escape(expected)}, got {escape(given)}{hint}"
+        )
     return "\n".join(lines)
 
 
@@ -142,16 +156,15 @@ def _factories(kind: Registry) -> Table:
 
 
 def _arguments(kind: Registry, factory: Factory) -> str:
-    from metaopt.entry import keywords
-
-    given = keywords(kind.value, factory).values()
+    given = registry.keywords(kind.value, factory).values()
     return "\n".join(p.name if p.default is REQUIRED else f"{p.name}={_literal(p.default)}" for p in given)
 
 
 def _suites() -> Table:
-    table = Table("name", "tasks", title="suites", title_justify="left", show_lines=True)
+    purposes = registry.literal(*registry.PURPOSES)
+    table = Table("name", "tasks", "about", title="suites", title_justify="left", show_lines=True)
     for name, entries in registry.literal(*registry.SUITES).items():
-        table.add_row(f"[bold]{name}[/]", escape("\n".join(map(_entry, entries))))
+        table.add_row(f"[bold]{name}[/]", escape("\n".join(map(_entry, entries))), escape(purposes.get(name, "")))
     return table
 
 

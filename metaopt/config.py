@@ -5,6 +5,7 @@ Nothing here imports jax: names, keywords and defaults of the registries come fr
 
 import re
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from metaopt import registry
-from metaopt.entry import OPTAX, Entry, NameOf, Of, WeightedEntry, fail, keywords, lookup, nearest, problem
+from metaopt.entry import Entry, NameOf, Of, WeightedEntry, fail, lookup, nearest, problem
+from metaopt.registry import OPTAX, keywords
 
 __all__ = ["ConfigError", "Entry", "Problem", "RunConfig", "json_schema", "load", "parse", "resolved", "to_yaml"]
 
@@ -87,7 +89,7 @@ class RunConfig(_Section):
     optimizer: Annotated[Entry, Of("optimizers")] = Field(description="the learned optimizer")
     estimator: Annotated[Entry, Of("estimators")] = Field(description="the estimator of the meta-gradient")
     tasks: tuple[Annotated[WeightedEntry, Of("tasks")], ...] = Field(
-        min_length=1, strict=False, description="families of inner problems"
+        strict=False, description="families of inner problems", json_schema_extra={"minItems": 1}
     )
     outer: Outer = Field(default_factory=Outer)
     chunk: Count = Field(default=50, description="outer steps per device call")
@@ -95,6 +97,12 @@ class RunConfig(_Section):
     valid: Valid | None = Field(default_factory=Valid, description="periodic evaluation; null: none")
     heldout: Heldout | None = Field(default_factory=Heldout, description="evaluation at the end; null: none")
     tensorboard: bool = Field(default=False, description="write TensorBoard event files as well")
+
+    @field_validator("tasks")
+    @classmethod
+    def _some_task(cls, tasks: tuple[WeightedEntry, ...]) -> tuple[WeightedEntry, ...]:
+        fail([] if tasks else [problem((), "at least one task", "none")])
+        return tasks
 
     @field_validator("outer")
     @classmethod
@@ -140,6 +148,7 @@ def parse(raw: Any, origin: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a nested dict; `origin` names its source in errors. Raises ConfigError."""
     if not isinstance(raw, dict):
         raise ConfigError([Problem(origin, "", "a mapping", _show(raw))])
+    raw = deepcopy(raw)
     problems: list[Problem] = []
     given = {}
     for override in overrides:
@@ -161,7 +170,7 @@ def parse(raw: Any, origin: str, overrides: Iterable[str] = ()) -> RunConfig:
 
 def resolved(config: RunConfig) -> dict[str, Any]:
     """Plain dicts, lists and scalars, every default filled in; `parse` gives an equal config back."""
-    return config.model_dump(mode="json")
+    return _plain(config.model_dump())
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -172,6 +181,13 @@ def to_yaml(config: RunConfig) -> str:
 def json_schema() -> dict[str, Any]:
     """JSON schema of config files, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunConfig.model_json_schema()}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples become lists; pydantic's own JSON mode would turn infinities into null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _problem(origin: str, details: ErrorDetails) -> Problem:
@@ -249,4 +265,6 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789"))
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )

@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, Literal, Optional, Union
 
@@ -16,15 +16,20 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from metaopt import registry
-from metaopt.registry import REQUIRED, Factory, Parameter, Source
+from metaopt.registry import OPTAX, REQUIRED, Factory, Parameter, Source, keywords
 
-OPTAX = "optax"  # the kind of an outer optimizer: not a registry of ours
-SUPPLIED = {"estimators": 2, OPTAX: 1}  # leading arguments that the program gives: (task, optimizer), (learning_rate)
 POSITIVE = {"num_tasks", "truncation", "horizon", "std"}  # keywords of estimators
 # What an annotation may say to be checked; any other name in it, and its values pass unchecked.
 TYPES = {
     **{cls.__name__: cls for cls in (int, float, bool, str, list, tuple, dict)},
-    **{"Any": Any, "Callable": Callable, "Literal": Literal, "Optional": Optional, "Sequence": Sequence, "Union": Union},
+    **{
+        "Any": Any,
+        "Callable": Callable,
+        "Literal": Literal,
+        "Optional": Optional,
+        "Sequence": Sequence,
+        "Union": Union,
+    },
     "jax": SimpleNamespace(typing=SimpleNamespace(ArrayLike=float)),
     "base": SimpleNamespace(ScalarOrSchedule=float),
 }
@@ -72,22 +77,20 @@ def names(kind: str) -> list[str]:
     """The valid names of a kind: a registry, `suites` or `optax`."""
     if kind == OPTAX:
         return registry.reexports("optax", "optax._src.alias")
-    return list(registry.literal(*registry.SUITES) if kind == "suites" else registry.registry(*registry.REGISTRIES[kind]))
+    return list(
+        registry.literal(*registry.SUITES) if kind == "suites" else registry.registry(*registry.REGISTRIES[kind])
+    )
 
 
 def lookup(kind: str, name: str) -> Factory:
     return registry.factory("optax", name) if kind == OPTAX else registry.registry(*registry.REGISTRIES[kind])[name]
 
 
-def keywords(kind: str, factory: Factory) -> dict[str, Parameter]:
-    """The parameters that a config may give, by name."""
-    return {p.name: p for p in factory.parameters[SUPPLIED.get(kind, 0) :] if p.is_keyword}
-
-
-def adapter(parameter: Parameter) -> TypeAdapter[Any]:
-    """The checker of a parameter's annotation."""
+@cache
+def adapter(annotation: str | None) -> TypeAdapter[Any]:
+    """The checker of an annotation."""
     try:
-        kind = eval(parameter.annotation or "Any", {"__builtins__": {}}, TYPES)  # the source text of installed code
+        kind = eval(annotation or "Any", {"__builtins__": {}}, TYPES)  # the source text of installed code
     except (AttributeError, NameError, TypeError):
         kind = Any
     return TypeAdapter(kind)
@@ -96,7 +99,7 @@ def adapter(parameter: Parameter) -> TypeAdapter[Any]:
 def coerce(parameter: Parameter, value: Any) -> Any:
     """The value in the parameter's type (lists become tuples, integers floats). Raises ValueError where it has none."""
     # As JSON, because strict JSON is just what a config needs: [1, 2] may be a tuple, but "1" and true are no integers.
-    return adapter(parameter).validate_json(json.dumps(value, default=str), strict=True)
+    return adapter(parameter.annotation).validate_json(json.dumps(value, default=str), strict=True)
 
 
 def check(kind: str, entry: Entry) -> Entry:
@@ -202,7 +205,7 @@ def _schema(kind: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:
     properties = {**fields, "name": {"const": name}}
     for key, parameter in valid.items():
         about = ": ".join(text for text in (parameter.annotation, factory.describe(key)) if text)
-        properties[key] = {**adapter(parameter).json_schema(), "description": about}
+        properties[key] = {**adapter(parameter.annotation).json_schema(), "description": about}
         if kind == "tasks" and key == "dataset":
             properties[key] |= {"anyOf": [{"enum": names("datasets")}, {"pattern": "^tfds:"}]}
         if parameter.default is not REQUIRED and not isinstance(parameter.default, Source):

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import textwrap
 from functools import cache
 from inspect import _ParameterKind as Kind
 from pathlib import Path
@@ -23,6 +24,9 @@ REGISTRIES = {
     "schedules": ("metaopt.schedules", "SCHEDULES"),
 }
 SUITES = ("metaopt.tasks.suites", "SUITES")
+PURPOSES = ("metaopt.tasks.suites", "PURPOSES")  # what each suite is for
+OPTAX = "optax"  # the kind of an outer optimizer: any of optax's
+SUPPLIED = {"estimators": 2, "schedules": 2, OPTAX: 1}  # leading arguments that the program gives, not the config
 POSITIONAL, KEYWORD = Kind.POSITIONAL_OR_KEYWORD, Kind.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
 
@@ -71,17 +75,15 @@ class Dynamic(Exception):
 def registry(module: str, variable: str) -> dict[str, Factory]:
     """The factories of the dict literal `variable` of `module`, in its order."""
     node = _assigned(_parse(module), variable)
-    if not isinstance(node, ast.Dict) or not all(isinstance(key, ast.Constant) for key in node.keys):
+    if not isinstance(node, ast.Dict) or None in node.keys:
         entries = getattr(importlib.import_module(module), variable)
         return {name: _inspected(name, entry) for name, entry in entries.items()}
     factories = {}
-    for key, value in zip(node.keys, node.values, strict=True):
-        assert isinstance(key, ast.Constant)
+    for name, value in zip(map(ast.literal_eval, filter(None, node.keys)), node.values, strict=True):
         try:
-            factories[key.value] = _follow(module, value)._replace(name=key.value)
+            factories[name] = _follow(module, value)._replace(name=name)
         except Dynamic:
-            entry = getattr(importlib.import_module(module), variable)[key.value]
-            factories[key.value] = _inspected(key.value, entry)
+            factories[name] = _inspected(name, getattr(importlib.import_module(module), variable)[name])
     return factories
 
 
@@ -111,6 +113,11 @@ def reexports(module: str, origin: str) -> list[str]:
     return [name for name in names if name.islower() and not name.startswith("_")]
 
 
+def keywords(kind: str, factory: Factory) -> dict[str, Parameter]:
+    """The parameters that a config may give, by name."""
+    return {p.name: p for p in factory.parameters[SUPPLIED.get(kind, 0) :] if p.is_keyword}
+
+
 @cache
 def _parse(module: str) -> ast.Module:
     path = _file(module)
@@ -120,7 +127,7 @@ def _parse(module: str) -> ast.Module:
 
 
 def _file(module: str) -> Path | None:
-    """The source of a module. Only the top-level package is looked up: `find_spec` of a dotted name runs its parents."""
+    """The source of a module. `find_spec` of a dotted name would run its parents: it gets the top one only."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None:
@@ -133,13 +140,14 @@ def _file(module: str) -> Path | None:
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    """The last value that the module gives to a variable."""
     value = None
     for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            value = node.value  # type: ignore[union-attr]
+        match node:
+            case ast.Assign([ast.Name(target)], assigned) | ast.AnnAssign(ast.Name(target), _, assigned) if (
+                target == name
+            ):
+                value = assigned
     return value
 
 
@@ -255,6 +263,7 @@ def _inspected(name: str, function: Any) -> Factory:
 
 
 def _paper(*docs: str) -> str:
-    """The first line that cites: it holds an arXiv number or a year of publication."""
-    lines = [line.strip() for doc in docs for line in doc.splitlines()]
-    return next((line for line in lines if re.search(r"arXiv|\b(19[5-9]|20[0-9])\d\b", line)), "")
+    """The start of the first paragraph that cites: it holds an arXiv number or a year of publication."""
+    paragraphs = [" ".join(text.split()) for doc in docs for text in doc.split("\n\n")]
+    cites = (text for text in paragraphs if re.search(r"arXiv|\b(19[5-9]|20[0-9])\d\b", text))
+    return textwrap.shorten(next(cites, ""), 160, placeholder=" ...")

@@ -10,7 +10,7 @@ import pytest
 from metaopt import registry
 
 FAKE = {
-    "__init__.py": '''
+    "__init__.py": """
         from functools import partial
         from FAKE.plain import plain as renamed
         from FAKE.plain import SIZES
@@ -22,13 +22,13 @@ FAKE = {
                  "wrapped": wrapped}
         LIST = {"small": ({"name": "plain", "hidden": (3, 4)},), "none": ()}
         SIZE = len("abc")
-    ''',
+    """,
     "plain.py": '''
         """Plain things. A. Author, "On plainness", 2019."""
         import math
         SIZES = (1, 2)
-        def plain(task, /, hidden: tuple[int, ...] = SIZES, *rest, std: float = -1e-3, scale: float = math.pi, need: int,
-                  **more) -> int:
+        def plain(task, /, hidden: tuple[int, ...] = SIZES, *rest, std: float = -1e-3, scale: float = math.pi,
+                  need: int, **more) -> int:
             """A plain thing.
 
             hidden: widths of the layers
