@@ -31,11 +31,15 @@ def mlp_init(key: jax.Array, sizes: tuple[int, ...], scale: jax.Array) -> dict[s
 
     w ~ N(0, scale^2 c / fan_in) with c = 2 (He et al. 2015) in hidden layers and c = 1 in the linear output layer.
     """
-    params = {}
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        std = math.sqrt((1.0 if i == len(sizes) - 2 else 2.0) / fan_in)
-        params[f"w{i}"] = scale * std * jax.random.normal(jax.random.fold_in(key, i), (fan_in, fan_out), jnp.float32)
+    shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+    # One draw for all layers: XLA needs seconds, not tenths, to compile one draw a layer on a CPU.
+    noise = scale * jax.random.normal(key, (sum(map(math.prod, shapes)),), jnp.float32)
+    params, used = {}, 0
+    for i, (fan_in, fan_out) in enumerate(shapes):
+        std = math.sqrt((1.0 if i == len(shapes) - 1 else 2.0) / fan_in)
+        params[f"w{i}"] = std * noise[used : used + fan_in * fan_out].reshape(fan_in, fan_out)
         params[f"b{i}"] = jnp.zeros(fan_out, jnp.float32)
+        used += fan_in * fan_out
     return params
 
 
@@ -56,7 +60,8 @@ def mlp(params: dict[str, jax.Array], x: jax.Array, activation: Callable[[jax.Ar
 def minibatch(arrays: PyTree, key: jax.Array, batch_size: int) -> PyTree:
     """`batch_size` rows drawn with replacement from arrays [n, ...]; uint8 inputs `x` become float32 in [0, 1]."""
     n = jax.tree.leaves(arrays)[0].shape[0]
-    rows = jax.random.randint(key, (batch_size,), 0, n)
+    # Three times as fast as randint, which draws twice to remove a bias that is below n / 2^32 here.
+    rows = jax.random.bits(key, (batch_size,), jnp.uint32) % jnp.uint32(n)
     batch = jax.tree.map(lambda a: jnp.asarray(a)[rows], arrays)
     x = batch["x"]
     return {**batch, "x": x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x}

@@ -7,6 +7,7 @@ Metz et al. 2019, "Understanding and correcting pathologies in the training of l
 """
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +20,20 @@ from metaopt.types import Task
 def image_mlp(
     dataset: str = "digits",
     hidden: tuple[int, ...] = (32,),
-    activation: str = "relu",
+    activation: Literal["relu", "tanh", "gelu", "silu", "sigmoid"] = "relu",
     batch_size: int = 64,
     init_scale: float | tuple[float, float] = 1.0,
 ) -> Task:
-    """Softmax classifier of `dataset` with hidden layers of the given widths; `hidden=()` is softmax regression.
+    """Softmax classifier of `dataset` by a fully connected network; members differ in their initial weights.
 
-    Members differ in their initial weights, whose scale is `init_scale` or log-uniform between its two ends. The
-    inputs are flattened, so tables serve as well as images. Normalised loss = loss / log(classes), bounded: 1 is as
-    good as a guess. aux = {"accuracy": of the minibatch}. The data set is read at the first use of `init` or `data`,
-    which raise metaopt.data.DataError where the machine does not have it; an unknown activation is a ValueError here.
+    dataset: a name in DATASETS, or tfds:NAME; images are flattened, so tables serve as well
+    hidden: widths of the hidden layers; none is softmax regression
+    activation: between layers; none after the last
+    batch_size: rows of a minibatch, drawn with replacement
+    init_scale: factor on the initial weights (see `_nets.mlp_init`), or the two ends of a log-uniform range
+
+    Normalised loss = loss / log(classes), bounded: 1 is as good as a guess. aux = {"accuracy": of the minibatch}.
+    Raises ValueError for an unknown activation; `init` and `data` raise DataError where the machine lacks the data.
     """
     act = _nets.activation_fn(activation)
 

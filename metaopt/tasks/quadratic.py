@@ -18,9 +18,13 @@ INIT_STD = 0.01
 def quadratic(dim: int = 10, condition: float | None = None) -> Task:
     """A fresh (W, y) for each member; no data, no minibatch noise.
 
-    With `condition` (>= 1) the Hessian 2 W^T W has instead the eigenvalues 2 lambda, lambda log-spaced from
-    1 / condition to 1, in a random rotated basis, and y = W x* with x* ~ N(0, I), so that the minimum is 0 at a
-    distance of about sqrt(dim). Normalised loss = loss / E[initial loss] (dim, or the sum of the lambdas), bounded.
+    dim: number of coordinates
+    condition: largest over smallest eigenvalue of the Hessian, >= 1; null for the Gaussian W
+
+    With `condition` the Hessian 2 W^T W has the eigenvalues 2 lambda, lambda log-spaced from 1 / condition to 1, in a
+    random rotated basis, and y = W x* with x* ~ N(0, I), so that the minimum is 0 at a distance of about sqrt(dim).
+    Normalised loss = loss / E[initial loss], which is dim or the sum of the lambdas but for the 1e-4 of x_0; bounded.
+    Raises ValueError for condition < 1.
     """
     if condition is not None and condition < 1:
         raise ValueError(f"condition: {condition}, expected a number >= 1 or null")
@@ -28,9 +32,8 @@ def quadratic(dim: int = 10, condition: float | None = None) -> Task:
     expected = float(dim if lambdas is None else lambdas.sum())
 
     def sample(key):
-        w_key, y_key = jax.random.split(key)
-        w = jax.random.normal(w_key, (dim, dim), jnp.float32)
-        y = jax.random.normal(y_key, (dim,), jnp.float32)
+        noise = jax.random.normal(key, (dim * dim + dim,), jnp.float32)
+        w, y = noise[: dim * dim].reshape(dim, dim), noise[dim * dim :]
         if lambdas is None:
             return {"w": w, "y": y}
         w = np.sqrt(lambdas)[:, None] * jnp.linalg.qr(w)[0]
