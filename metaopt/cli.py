@@ -148,10 +148,7 @@ def _text(error: Exception) -> str:
 def _factories(kind: Registry) -> Table:
     table = Table("name", "arguments", "about", title=kind.value, title_justify="left", show_lines=True)
     for name, factory in registry.registry(*registry.REGISTRIES[kind.value]).items():
-        about = escape(factory.summary)
-        if factory.paper and factory.paper != factory.summary:
-            about += f"\n[dim]{escape(factory.paper)}[/]"
-        table.add_row(f"[bold]{name}[/]", escape(_arguments(kind, factory)), about)
+        table.add_row(f"[bold]{name}[/]", escape(_arguments(kind, factory)), escape(factory.headline))
     return table
 
 

@@ -161,11 +161,16 @@ def parse(raw: Any, origin: str, overrides: Iterable[str] = ()) -> RunConfig:
     except ValidationError as error:
         for details in error.errors():
             found = _problem(origin, details)
-            sources = [given[path] for path in given if f"{found.key}.".startswith(f"{path}.")]
+            sources = [given[path] for path in given if _related(path, found.key)]
             problems.append(found._replace(origin=sources[-1]) if sources else found)
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _related(first: str, second: str) -> bool:
+    """Whether one dotted key lies in the other."""
+    return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:

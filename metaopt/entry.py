@@ -214,7 +214,7 @@ def _schema(kind: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "title": name,
-        "description": factory.summary,
+        "description": factory.headline,
         "properties": properties,
         "required": required,
         "additionalProperties": False,

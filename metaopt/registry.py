@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import re
-import textwrap
+import sys
 from functools import cache
 from inspect import _ParameterKind as Kind
 from pathlib import Path
@@ -54,12 +54,14 @@ class Factory(NamedTuple):
     name: str
     module: str
     doc: str
-    paper: str
+    module_doc: str
     parameters: tuple[Parameter, ...]
 
     @property
-    def summary(self) -> str:
-        return self.doc.partition("\n")[0].strip()
+    def headline(self) -> str:
+        """The first paragraph of the file that is named after the factory (it cites the paper); else its own."""
+        doc = self.module_doc if self.module.endswith(f".{self.name}") else self.doc
+        return " ".join(doc.split("\n\n")[0].split())
 
     def describe(self, parameter: str) -> str:
         """The docstring's line `parameter: text`, or ''."""
@@ -234,8 +236,8 @@ def _read(module: str, node: ast.FunctionDef) -> Factory:
         )
         for arg, default, kind in rows
     )
-    doc = ast.get_docstring(node) or ""
-    return Factory(node.name, module, doc, _paper(doc, ast.get_docstring(_parse(module)) or ""), parameters)
+    doc, module_doc = (ast.get_docstring(documented) or "" for documented in (node, _parse(module)))
+    return Factory(node.name, module, doc, module_doc, parameters)
 
 
 def _value(module: str, node: ast.expr) -> Any:
@@ -257,13 +259,6 @@ def _inspected(name: str, function: Any) -> Factory:
         )
         for parameter in inspect.signature(function).parameters.values()
     )
-    doc = inspect.getdoc(function) or ""
     module = getattr(function, "__module__", "")
-    return Factory(name, module, doc, _paper(doc), parameters)
-
-
-def _paper(*docs: str) -> str:
-    """The start of the first paragraph that cites: it holds an arXiv number or a year of publication."""
-    paragraphs = [" ".join(text.split()) for doc in docs for text in doc.split("\n\n")]
-    cites = (text for text in paragraphs if re.search(r"arXiv|\b(19[5-9]|20[0-9])\d\b", text))
-    return textwrap.shorten(next(cites, ""), 160, placeholder=" ...")
+    module_doc = inspect.getdoc(sys.modules.get(module)) or ""
+    return Factory(name, module, inspect.getdoc(function) or "", module_doc, parameters)

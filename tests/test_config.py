@@ -210,6 +210,11 @@ def test_wrong_overrides_name_themselves() -> None:
     ]
 
 
+def test_an_override_below_a_value_of_its_own_making() -> None:
+    (line,) = errors("seed.x=1")
+    assert line.startswith("override seed.x=1: seed: expected a valid integer")
+
+
 def test_parse_leaves_its_input_alone() -> None:
     raw = {**MINIMAL, "tasks": [{"name": "image"}]}
     config.parse(raw, "run.yaml", ["tasks.0.hidden=[1]", "optimizer.hidden=5"])

@@ -63,8 +63,8 @@ def assert_same(static: registry.Factory, function: object) -> None:
 def test_reads_without_importing(fake: str) -> None:
     module = f"{fake}.plain"
     plain = registry.factory(fake, "renamed")
-    assert plain.summary == "A plain thing."
-    assert plain.paper == 'Plain things. A. Author, "On plainness", 2019.'
+    assert plain.headline == 'Plain things. A. Author, "On plainness", 2019.'
+    assert plain._replace(module="other").headline == "A plain thing."
     assert plain.describe("hidden") == "widths of the layers"
     assert plain.describe("std") == ""
     assert [p.default for p in plain.parameters if p.name in ("std", "scale", "need")] == [
@@ -109,7 +109,7 @@ def test_own_registries(kind: str) -> None:
     assert list(factories) == list(real)
     for name, function in real.items():
         assert_same(factories[name], function)
-        assert factories[name].summary, f"{name} has no docstring"
+        assert factories[name].headline, f"{name} has no docstring"
 
 
 def test_suites_are_literals() -> None:
