@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 from metaopt import registry
 from metaopt.registry import OPTAX, REQUIRED, Factory, Parameter, Source, keywords
 
-POSITIVE = {"num_tasks", "truncation", "horizon", "std"}  # keywords of estimators
+POSITIVE = {"num_tasks", "truncation", "horizon", "std", "chunk"}  # keywords of estimators
 # What an annotation may say to be checked; any other name in it, and its values pass unchecked.
 TYPES = {
     **{cls.__name__: cls for cls in (int, float, bool, str, list, tuple, dict)},
