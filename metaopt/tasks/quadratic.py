@@ -33,10 +33,10 @@ def quadratic(dim: int = 10, condition: float | None = None) -> Task:
 
     def sample(key):
         noise = jax.random.normal(key, (dim * dim + dim,), jnp.float32)
-        w, y = noise[: dim * dim].reshape(dim, dim), noise[dim * dim :]
+        gaussian, y = noise[: dim * dim].reshape(dim, dim), noise[dim * dim :]
         if lambdas is None:
-            return {"w": w, "y": y}
-        w = np.sqrt(lambdas)[:, None] * jnp.linalg.qr(w)[0]
+            return {"w": gaussian, "y": y}
+        w = np.sqrt(lambdas)[:, None] * jnp.linalg.qr(gaussian)[0]
         return {"w": w, "y": w @ y}
 
     def init(cfg, key):
