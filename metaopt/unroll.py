@@ -23,7 +23,13 @@ def start(task: Task, optimizer: LearnedOptimizer, theta: PyTree, horizon: jax.A
 
 
 def unroll(
-    task: Task, optimizer: LearnedOptimizer, theta: PyTree, inner: Inner, data: PyTree, length: int, split: str = "train"
+    task: Task,
+    optimizer: LearnedOptimizer,
+    theta: PyTree,
+    inner: Inner,
+    data: PyTree,
+    length: int,
+    split: str = "train",
 ) -> tuple[Inner, jax.Array]:
     """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update.
 

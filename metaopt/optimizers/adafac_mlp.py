@@ -42,7 +42,11 @@ def adafac_mlp(
     """The architecture; 197 numbers by default. It uses neither the loss nor the horizon."""
     k = len(momentum_decays)
     num_features = 8 * k + 4
-    start = {"momentum_decays": momentum_decays, "rms_decays": (second_moment_decay,), "adafactor_decays": momentum_decays}
+    start = {
+        "momentum_decays": momentum_decays,
+        "rms_decays": (second_moment_decay,),
+        "adafactor_decays": momentum_decays,
+    }
 
     def init(key: jax.Array) -> PyTree:
         sizes = (num_features + len(F.TIMESCALES), *[hidden] * depth, 2)

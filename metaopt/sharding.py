@@ -1,0 +1,34 @@
+"""The mesh: one axis over inner runs, all devices of all hosts; on a CPU one host device per core.
+
+Inner runs are independent, so their axis is split by hand (`shard_map`) and only means over runs cross devices.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+AXIS = "runs"
+
+
+def mesh() -> Mesh:
+    return Mesh(np.array(jax.devices()), (AXIS,))
+
+
+def over_runs(fn: Callable, num_runs: int, split: tuple[bool, ...], out_split: tuple[bool, ...] | bool) -> Callable:
+    """`fn` on each device's share of the runs. split[i]: does argument i have the leading axis of runs (else it is
+    replicated)? Where the devices do not divide the runs, every device does all of them.
+
+    Results that are not split must be made equal on all devices with `mean`.
+    """
+    devices = mesh()
+    runs = P(AXIS) if num_runs % devices.size == 0 else P()
+    spec = lambda s: jax.tree.map(lambda x: runs if x else P(), s)
+    return jax.shard_map(fn, mesh=devices, in_specs=spec(split), out_specs=spec(out_split), check_vma=False)
+
+
+def mean(tree):
+    """Mean over the leading axis of runs, then over the devices."""
+    return jax.tree.map(lambda x: jax.lax.pmean(x.mean(0), AXIS), tree)
