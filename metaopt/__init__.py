@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metaopt.build import load as load
+    from metaopt.weights import load as load
     from metaopt.data import DATASETS as DATASETS
     from metaopt.estimators import ESTIMATORS as ESTIMATORS
     from metaopt.optimizers import OPTIMIZERS as OPTIMIZERS
@@ -34,7 +34,7 @@ _HOME = {  # public name -> the module that defines it
     "SUITES": "metaopt.tasks.suites",
     "TASKS": "metaopt.tasks",
     "Task": "metaopt.types",
-    "load": "metaopt.build",
+    "load": "metaopt.weights",
     "make_train": "metaopt.train",
 }
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 (every key is a string)

@@ -18,7 +18,7 @@ class Chunk(NamedTuple):
 
     step: int  # outer steps taken
     families: dict[str, tuple[float, float]]  # name -> (mean meta-loss, diverged inner runs)
-    rate: float  # inner steps per second
+    rate: float | None  # inner steps per second; None when compiling was part of it
     score: float | None  # of the last validation
 
 
@@ -79,5 +79,5 @@ def _lines(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk
 
 
 def _tail(chunk: Chunk) -> str:
-    score = "" if chunk.score is None else f", validation {chunk.score:.4f}"
-    return f"{chunk.rate:,.0f} inner steps/s{score}"
+    rate = "compiled" if chunk.rate is None else f"{chunk.rate:,.0f} inner steps/s"
+    return rate if chunk.score is None else f"{rate}, validation {chunk.score:.4f}"

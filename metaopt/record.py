@@ -49,7 +49,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def tensorboard(folder: Path, step: int) -> Callable[[list[Row]], None]:
-    """Returns write(rows). Events after outer step `step` that an earlier start left are hidden."""
+    """Returns write(rows). Events after outer step `step` that an earlier start left are hidden.
+
+    Raises ImportError without the package tensorboardX.
+    """
     from tensorboardX import SummaryWriter
 
     writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -93,10 +93,8 @@ def run(plan: Plan, out: Path, console: Console) -> dict[str, Any]:
     Raises Interrupted after Ctrl-C or SIGTERM: the chunk is finished and saved, and the way to go on printed.
     """
     state, progress = _restore(plan, out, console)
+    writers = _writers(plan, out, int(state.step))
     record.write_environment(out / "environment.json")
-    writers = [lambda rows: record.append_rows(out / "metrics.jsonl", rows)]
-    if plan.tensorboard:
-        writers.append(record.tensorboard(out / "tensorboard", int(state.step)))
     with _signals(console) as caught:
         state, progress = _loop(plan, out, console, state, progress, writers, caught)
     _save_weights(plan, out, state, progress)
@@ -128,6 +126,16 @@ def _restore(plan: Plan, out: Path, console: Console) -> tuple[TrainState, Progr
     return state, progress
 
 
+def _writers(plan: Plan, out: Path, step: int) -> list[Callable[[list[record.Row]], None]]:
+    writers = [lambda rows: record.append_rows(out / "metrics.jsonl", rows)]
+    if plan.tensorboard:
+        try:
+            writers.append(record.tensorboard(out / "tensorboard", step))
+        except ImportError:
+            raise RunError("tensorboard: true needs one more package: pip install 'metaopt-jax[log]'") from None
+    return writers
+
+
 def _loop(
     plan: Plan,
     out: Path,
@@ -137,14 +145,16 @@ def _loop(
     writers: list[Callable[[list[record.Row]], None]],
     caught: list[int],
 ) -> tuple[TrainState, Progress]:
-    done, stop = int(state.step), False
+    done, stop, compiled = int(state.step), False, set[int]()
     with display(console, done, plan.steps) as show:
         while done < plan.steps and not stop:
             began = time.perf_counter()
             length = min(plan.chunk - done % plan.chunk, plan.steps - done)
             state, metrics = plan.step(state, plan.data, length)
             metrics = jax.tree.map(np.asarray, metrics)
-            rate = plan.inner_steps * length / (time.perf_counter() - began)
+            speed = plan.inner_steps * length / (time.perf_counter() - began)
+            rate = speed if length in compiled else None
+            compiled.add(length)
             rows = record.rows_of(metrics, done + 1)
             before, done = done, done + length
             if plan.validate is not None and _due(before, done, plan.valid_every, plan.steps):
@@ -174,7 +184,7 @@ def _validated(progress: Progress, theta: PyTree, step: int, score: float) -> Pr
     return progress._replace(best=jax.tree.map(jax.numpy.copy, theta), best_step=step, best_score=score)
 
 
-def _chunk(plan: Plan, done: int, metrics: Metrics, rate: float, score: float | None) -> Chunk:
+def _chunk(plan: Plan, done: int, metrics: Metrics, rate: float | None, score: float | None) -> Chunk:
     families = {
         name: (float(metrics[f"{name}/meta_loss"].mean()), float(metrics[f"{name}/diverged"].sum()))
         for name in plan.families
