@@ -89,8 +89,8 @@ def restore_weights(path: str | Path, template: PyTree) -> PyTree:
     for name, leaf in wanted.items():
         expected = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
         if name not in arrays:
-            near = difflib.get_close_matches(name, arrays, n=1)
-            problems.append(f"leaf {name!r}: expected {expected}, found none" + (f"; nearest: {near[0]!r}" * len(near)))
+            near = [f"; nearest: {other!r}" for other in difflib.get_close_matches(name, arrays, n=1)]
+            problems.append("".join([f"leaf {name!r}: expected {expected}, found none", *near]))
         elif (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
             found = f"{arrays[name].dtype.name}{list(arrays[name].shape)}"
             problems.append(f"leaf {name!r}: expected {expected}, found {found}")

@@ -52,7 +52,8 @@ def load(name_or_path: str | Path, num_steps: int) -> optax.GradientTransformati
             raise ValueError(f"{architecture} uses the parameters: call opt.update(grads, state, params)")
         if needs_value and extra.get("value") is None:
             raise ValueError(f"{architecture} uses the loss: call opt.update(grads, state, params, value=loss)")
-        return tx.update(grads, state, params, **extra)
+        updates, state = tx.update(grads, state, params, **extra)
+        return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params), state
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
