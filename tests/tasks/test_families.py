@@ -1,0 +1,146 @@
+"""Each family against its equation, written out in numpy or taken from another library."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, special
+
+from metaopt.data import DataError, load
+from metaopt.tasks import _nets
+from metaopt.tasks.image_autoencoder import image_autoencoder
+from metaopt.tasks.image_mlp import image_mlp
+from metaopt.tasks.quadratic import quadratic
+from metaopt.tasks.rosenbrock import rosenbrock
+
+KEY = jax.random.key(3)
+ULP = 2.0**-23  # float32
+
+
+def test_classifier_is_softmax_cross_entropy_of_an_mlp():
+    task = image_mlp("wine", hidden=(8, 5), activation="tanh", batch_size=16)
+    cfg = task.sample(KEY)
+    params = task.init(cfg, KEY)
+    assert jax.tree.map(jnp.shape, params) == {
+        "w0": (13, 8), "b0": (8,), "w1": (8, 5), "b1": (5,), "w2": (5, 3), "b2": (3,),
+    }  # fmt: skip
+    params = {k: v + 0.1 for k, v in params.items()}  # biases at work
+    batch = task.batch(cfg, task.data(), KEY, "train")
+    loss, aux = task.loss(cfg, params, batch, KEY)
+
+    p, x, y = jax.tree.map(np.float64, params), np.float64(batch["x"]), np.asarray(batch["y"])
+    logits = np.tanh(np.tanh(x @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+    want = -np.log(special.softmax(logits, axis=-1)[np.arange(16), y]).mean()
+    np.testing.assert_allclose(loss, want, rtol=100 * ULP)
+    np.testing.assert_allclose(aux["accuracy"], (logits.argmax(axis=-1) == y).mean(), rtol=ULP)
+    np.testing.assert_allclose(task.normalize(cfg, loss), want / np.log(3), rtol=100 * ULP)
+
+
+def test_no_hidden_layer_is_softmax_regression():
+    assert set(image_mlp("wine", hidden=()).init({"init_scale": 1.0}, KEY)) == {"w0", "b0"}
+
+
+def test_initial_weights_have_the_documented_scale():
+    """A sample deviation of n draws is within 5 of its own deviations, 1 / sqrt(2 n), of the true one."""
+    params = _nets.mlp_init(KEY, (200, 100, 50), jnp.float32(0.5))
+    for name, std in (("w0", 0.5 * np.sqrt(2 / 200)), ("w1", 0.5 * np.sqrt(1 / 100))):
+        np.testing.assert_allclose(params[name].std(), std, rtol=5 / np.sqrt(2 * params[name].size))
+    assert not params["b0"].any()
+
+
+def test_minibatches_are_rows_of_the_split_drawn_evenly():
+    n, draws = 7, 70_000
+    batch = _nets.minibatch({"x": np.arange(n, dtype=np.float32)[:, None], "y": np.arange(n)}, KEY, draws)
+    assert (batch["x"][:, 0] == batch["y"]).all()
+    counts = np.bincount(batch["y"], minlength=n)
+    assert np.abs(counts - draws / n).max() < 5 * np.sqrt(draws / n)  # five standard deviations
+
+
+def test_bytes_become_unit_range_in_the_minibatch():
+    x = _nets.minibatch({"x": np.array([[0], [51], [255]], np.uint8)}, KEY, 64)["x"]
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(np.unique(x), [0.0, 0.2, 1.0], rtol=2 * ULP)
+
+
+def test_scales_are_log_uniform_between_the_ends():
+    """log10 of 1000 draws from [0.01, 1]: mean -1 within five of its deviations, 2 / sqrt(12 * 1000)."""
+    task = image_mlp("wine", init_scale=(0.01, 1.0))
+    scales = jax.vmap(task.sample)(jax.random.split(KEY, 1000))["init_scale"]
+    assert 0.01 <= scales.min() < 0.011 and 0.9 < scales.max() <= 1.0
+    np.testing.assert_allclose(np.log10(scales).mean(), -1.0, atol=5 * 2 / np.sqrt(12_000))
+    cfg = {"init_scale": jnp.float32(0.25)}
+    one = task.init({"init_scale": jnp.float32(1.0)}, KEY)
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(0.25 * a, b), one, task.init(cfg, KEY)))
+
+
+def test_autoencoder_loss_is_relative_to_the_variance_of_the_data():
+    task = image_autoencoder("digits", hidden=(4,), batch_size=32)
+    cfg, data = task.sample(KEY), task.data()
+    params = jax.tree.map(jnp.zeros_like, task.init(cfg, KEY))  # predicts the mean
+    train = load("digits")["train"]["x"].reshape(-1, 64)
+    np.testing.assert_allclose(data["test"]["std"] ** 2, train.var(axis=0).mean(), rtol=1e-5)
+
+    everything = (data["train"]["x"] - data["train"]["mean"][None]) / data["train"]["std"]
+    loss, _ = task.loss(cfg, params, {"x": everything}, KEY)
+    np.testing.assert_allclose(loss, 1.0, rtol=1e-5)  # float32 means over 80,000 numbers
+    batch = task.batch(cfg, data, KEY, "train")
+    some, _ = task.loss(cfg, params, batch, KEY)
+    np.testing.assert_allclose(some, np.mean(np.float64(batch["x"]) ** 2), rtol=100 * ULP)
+
+
+def test_quadratic_is_the_published_one():
+    task = quadratic(dim=6)
+    cfg, x = task.sample(KEY), np.linspace(-1, 1, 6, dtype=np.float32)
+    w, y = np.float64(cfg["w"]), np.float64(cfg["y"])
+    (loss, _), grad = jax.value_and_grad(task.loss, 1, has_aux=True)(cfg, {"x": x}, {}, KEY)
+    np.testing.assert_allclose(loss, ((w @ x - y) ** 2).sum(), rtol=100 * ULP)
+    np.testing.assert_allclose(grad["x"], 2 * w.T @ (w @ x - y), rtol=1e-5, atol=1e-5)
+
+
+def test_conditioned_quadratic_has_the_promised_spectrum_and_minimum():
+    task = quadratic(dim=8, condition=100.0)
+    cfg = task.sample(KEY)
+    w, y = np.float64(cfg["w"]), np.float64(cfg["y"])
+    np.testing.assert_allclose(np.linalg.eigvalsh(w.T @ w), np.geomspace(0.01, 1, 8), rtol=1e-4)
+    best = np.linalg.solve(w, y)
+    assert task.loss(cfg, {"x": jnp.asarray(best, jnp.float32)}, {}, KEY)[0] < 1e-10
+    assert 0.2 < np.linalg.norm(best) / np.sqrt(8) < 2
+
+
+@pytest.mark.parametrize("task", [quadratic(5), quadratic(20, condition=50.0), rosenbrock(3, steepness=0.5)])
+def test_synthetic_problems_start_at_one_on_average(task):
+    """Mean of 4000 fresh losses against the closed-form expectation, within five standard errors of the mean."""
+
+    def fresh(key):
+        cfg = task.sample(key)
+        return task.normalize(cfg, task.loss(cfg, task.init(cfg, key), {}, key)[0])
+
+    losses = np.float64(jax.jit(jax.vmap(fresh))(jax.random.split(KEY, 4000)))
+    np.testing.assert_allclose(losses.mean(), 1.0, atol=5 * losses.std() / np.sqrt(4000))
+
+
+def test_rosenbrock_is_the_usual_one():
+    task = rosenbrock(dim=4)
+    x = np.array([0.5, -1.2, 2.0, 0.1], np.float32)
+    loss, _ = task.loss(task.sample(KEY), {"x": jnp.asarray(x)}, {}, KEY)
+    np.testing.assert_allclose(loss, optimize.rosen(np.float64(x)), rtol=100 * ULP)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: image_mlp(activation="rellu"), "unknown 'rellu', expected one of relu"),
+        (lambda: image_autoencoder(activation=""), "activation"),
+        (lambda: quadratic(condition=0.5), "condition: 0.5"),
+        (lambda: rosenbrock(dim=1), "dim: 1"),
+    ],
+)
+def test_wrong_arguments_are_errors_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_missing_data_set_is_an_error_when_it_is_needed():
+    task = image_mlp("tfds:not_here")
+    with pytest.raises(DataError, match="not_here"):
+        task.data()
