@@ -1,7 +1,7 @@
 """From a config to running code: the only module that knows every registry."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from metaopt import config as configs
-from metaopt import runner, schedules, sharding, train, weights
+from metaopt import runner, schedules, sharding, train
 from metaopt.data import available
 from metaopt.entry import Entry
 from metaopt.estimators import ESTIMATORS
-from metaopt.evaluate.suite import evaluate_suite, validate
+from metaopt.evaluate.suite import validate
 from metaopt.optimizers import OPTIMIZERS
 from metaopt.tasks import TASKS
 from metaopt.tasks.suites import SUITES
@@ -50,6 +50,11 @@ def families(config: configs.RunConfig, learned: LearnedOptimizer) -> list[train
         train.Family(label, estimator(config.estimator, member, learned), entry.weight, member.data())
         for label, entry, member in zip(labels(config.tasks), config.tasks, tasks, strict=True)
     ]
+
+
+def place(members: Sequence[train.Family]) -> tuple[PyTree, ...]:
+    """The families' data on every device of the mesh."""
+    return train.place(members, NamedSharding(sharding.mesh(), PartitionSpec()))
 
 
 def labels(entries: Iterable[Entry]) -> list[str]:
@@ -106,7 +111,7 @@ def _plan(config: configs.RunConfig, resolved: dict[str, Any], console: Console)
     return runner.Plan(
         init=init,
         step=step,
-        data=train.place(members, NamedSharding(sharding.mesh(), PartitionSpec())),
+        data=place(members),
         families=tuple(family.name for family in members),
         inner_steps=train.inner_steps(members),
         steps=config.steps,
