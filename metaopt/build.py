@@ -61,7 +61,8 @@ def labels(entries: Iterable[Entry]) -> list[str]:
     """Distinct names such as image_mlp-wine-hidden=64x64: family, data set, and what differs from the defaults."""
     names: list[str] = []
     for entry in entries:
-        defaults = inspect.signature(TASKS[entry.name]).parameters
+        factory: Any = TASKS[entry.name]
+        defaults = inspect.signature(factory).parameters
         parts = [entry.name]
         for key, value in sorted(entry.kwargs.items(), key=lambda pair: pair[0] != "dataset"):
             if key == "dataset" or _plain(value) != _plain(defaults[key].default):
@@ -135,7 +136,7 @@ def _validation(
     return validate(tasks, learned, steps=config.valid.steps, seeds=config.valid.seeds)
 
 
-def _make(key: str, name: str, factory: Callable, *args: Any, **kwargs: Any) -> Any:
+def _make(key: str, name: str, factory: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return factory(*args, **kwargs)
     except (TypeError, ValueError) as error:
