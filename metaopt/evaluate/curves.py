@@ -7,20 +7,32 @@ compilation; the runs are spread over the local devices and cut into chunks that
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from metaopt import unroll
-from metaopt.types import LearnedOptimizer, PyTree, Task
+from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 
 STREAM = 0x6576616C  # evaluation draws from its own stream of keys: no seed repeats the runs of meta-training
+NO_OPTIMIZER = LearnedOptimizer(lambda key: (), lambda theta, num_steps: optax.identity())
 CHUNK_BYTES = 2**26  # parameters and optimizer state of the runs that a device advances at the same time
 
 Measure = Callable[[PyTree, jax.Array], PyTree]  # (cfg, losses [steps]) -> what to keep of a run
+
+
+class Problems(NamedTuple):
+    """A task ready to run: one inner run at its start for each seed, and the data, both on every local device."""
+
+    task: Task
+    starts: Inner  # leading axis [seeds]; no optimizer state yet
+    data: PyTree
+    steps: int
+    seeds: int
 
 
 def run_curves(
@@ -38,52 +50,60 @@ def run_curves(
     Every leaf of `thetas` has a leading axis [candidates]; `data` is what `task.data()` gives, on host or device. Runs
     are told that their horizon is `steps`, and use the seeds 0 .. seeds-1.
     """
-    losses = make_runner(task, optimizer, data, steps=steps, seeds=seeds, split=split)(thetas)
-    return np.asarray(losses)
+    return make_runner(prepare(task, data, steps=steps, seeds=seeds), optimizer, split=split)(thetas)
+
+
+def prepare(task: Task, data: PyTree, *, steps: int, seeds: int) -> Problems:
+    """Draws the members and initial parameters that every optimizer starts from, and places the data, once."""
+    everywhere = NamedSharding(local_mesh(), P())
+
+    def start(seed: jax.Array) -> Inner:
+        key = jax.random.fold_in(jax.random.key(STREAM), seed)
+        return unroll.start(task, NO_OPTIMIZER, (), steps, key)
+
+    starts = jax.jit(lambda x: jax.lax.map(start, x), out_shardings=everywhere, compiler_options=_effort(0))
+    return Problems(task, starts(np.arange(seeds)), jax.device_put(data, everywhere), steps, seeds)
 
 
 def make_runner(
-    task: Task,
+    problems: Problems,
     optimizer: LearnedOptimizer,
-    data: PyTree,
     *,
-    steps: int,
-    seeds: int,
     split: str = "train",
     measure: Measure = lambda cfg, losses: losses,
 ) -> Callable[[PyTree], PyTree]:
-    """Returns runner(thetas [candidates, ...]) -> measure(cfg, losses) of every run, leaves [candidates, seeds, ...].
+    """Returns runner(thetas [candidates, ...]) -> measure(cfg, losses) of every run [candidates, seeds, ...], in numpy.
 
-    The runner compiles once for a number of candidates; its result is still being computed when it returns.
+    It compiles once for a number of candidates.
     """
+    task, _, _, steps, seeds = problems
     mesh = local_mesh()
-    data = place(data)
 
-    def run(theta: PyTree, seed: jax.Array, data: PyTree) -> PyTree:
-        key = jax.random.fold_in(jax.random.key(STREAM), seed)
-        inner = unroll.start(task, optimizer, theta, steps, key)
+    def run(theta: PyTree, seed: jax.Array, starts: Inner, data: PyTree) -> PyTree:
+        inner = jax.tree.map(lambda x: x[seed], starts)
+        inner = inner._replace(opt_state=optimizer.build(theta, inner.horizon).init(inner.params))
         inner, losses = unroll.unroll(task, optimizer, theta, inner, data, steps, split)
         return measure(inner.cfg, losses)
 
-    @partial(jax.jit, static_argnums=3)
-    def program(thetas: PyTree, seed: jax.Array, data: PyTree, chunk: int) -> PyTree:
-        def shard(thetas: PyTree, seed: jax.Array, data: PyTree) -> PyTree:
-            return jax.lax.map(lambda x: run(*x, data), (thetas, seed), batch_size=chunk)
+    @partial(jax.jit, static_argnums=4, compiler_options=_effort(1))
+    def program(thetas: PyTree, seed: jax.Array, starts: Inner, data: PyTree, chunk: int) -> PyTree:
+        def shard(thetas: PyTree, seed: jax.Array, starts: Inner, data: PyTree) -> PyTree:
+            return jax.lax.map(lambda x: run(x[0], x[1], starts, data), (thetas, seed), batch_size=chunk)
 
-        specs = (P("runs"), P("runs"), P())
-        # check_vma: an inner run starts from constants, which the check takes for replicated values
-        return jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=P("runs"), check_vma=False)(thetas, seed, data)
+        specs = (P("runs"), P("runs"), P(), P())
+        # check_vma: an inner run starts from constants, which the check takes for values that all devices share
+        sharded = jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=P("runs"), check_vma=False)
+        return sharded(thetas, seed, starts, data)
 
     def runner(thetas: PyTree) -> PyTree:
         thetas = jax.tree.map(np.asarray, thetas)
         candidates = len(jax.tree.leaves(thetas)[0])
         runs = candidates * seeds
-        size = run_bytes(task, optimizer, jax.tree.map(lambda x: x[0], thetas))
-        padded, chunk = _chunks(runs, mesh.size, max(1, CHUNK_BYTES // size))
+        padded, chunk = _chunks(runs, mesh.size, max(1, CHUNK_BYTES // _run_bytes(problems, optimizer, thetas)))
         index = np.arange(padded) % runs  # padding repeats runs, so that every device and chunk has equally many
         thetas = jax.tree.map(lambda x: x[index // seeds], thetas)
-        out = program(thetas, (index % seeds).astype(np.int32), data, chunk)
-        return jax.tree.map(lambda x: x[:runs].reshape(candidates, seeds, *x.shape[1:]), out)
+        out = program(thetas, index % seeds, problems.starts, problems.data, chunk)
+        return jax.tree.map(lambda x: np.asarray(x)[:runs].reshape(candidates, seeds, *x.shape[1:]), out)
 
     return runner
 
@@ -93,15 +113,19 @@ def local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("runs",))
 
 
-def place(data: PyTree) -> PyTree:
-    """`data` on every local device; arrays that are there already are not copied."""
-    return jax.device_put(data, NamedSharding(local_mesh(), P()))
+def _effort(level: int) -> dict[str, int] | None:
+    """XLA's effort on a CPU. Evaluation is mostly compilation: level 1 saves a quarter and runs as fast; 0 is for a
+    program that runs once, and saves two thirds.
+    """
+    return {"xla_backend_optimization_level": level} if jax.default_backend() == "cpu" else None
 
 
-def run_bytes(task: Task, optimizer: LearnedOptimizer, theta: PyTree) -> int:
-    """Bytes that one inner run holds in flight: configuration, parameters and optimizer state."""
-    inner = jax.eval_shape(partial(unroll.start, task, optimizer), theta, 1, jax.random.key(0))
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(inner))
+def _run_bytes(problems: Problems, optimizer: LearnedOptimizer, thetas: PyTree) -> int:
+    """Bytes of the parameters and the optimizer state of one inner run."""
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), problems.starts.params)
+    theta = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), thetas)
+    state = jax.eval_shape(lambda theta, params: optimizer.build(theta, problems.steps).init(params), theta, params)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, state))) or 1
 
 
 def _chunks(runs: int, devices: int, most: int) -> tuple[int, int]:

@@ -36,7 +36,7 @@ def smoothed(losses: np.ndarray) -> np.ndarray:
 def speedup(losses: np.ndarray, reference: np.ndarray) -> float:
     """How many times faster than the reference (tuned Adam) a run is. Both curves [steps], of the same problem.
 
-    T(curve, L) is the time at which the smoothed curve first is at most L, a window's time being its middle:
+    T(curve, L) is the number of updates after which the smoothed curve first is at most L, at a window's middle:
 
         T(adam, L_adam) / T(run, L_adam)     when the run gets down to Adam's final loss L_adam
         T(adam, L_run)  / T(adam, L_adam)    when it does not; below 1: how much of its way Adam needs to get down to
@@ -53,10 +53,10 @@ def speedup(losses: np.ndarray, reference: np.ndarray) -> float:
     if diverged(losses):
         return 0.0
     adam, run = smoothed(reference), smoothed(losses)
-    middle = (window(len(losses)) + 1) / 2
+    middle = (window(len(losses)) - 1) / 2
 
     def time(curve: np.ndarray, level: float) -> float:
-        return float(np.argmax(curve <= level)) + middle
+        return max(1.0, float(np.argmax(curve <= level)) + middle)
 
     whole = time(adam, adam[-1])
     if run.min() <= adam[-1]:

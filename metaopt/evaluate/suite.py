@@ -1,9 +1,9 @@
 """A learned optimizer against Adam and tuned Adam on a list of tasks, and the validation loss during meta-training."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,12 @@ import numpy as np
 
 from metaopt.data import DataError
 from metaopt.evaluate import baselines, metrics
-from metaopt.evaluate.curves import make_runner, place, run_curves
+from metaopt.evaluate.curves import make_runner, prepare
 from metaopt.types import LearnedOptimizer, PyTree, Task
 
 Row = dict[str, Any]
 POINTS = 200  # of a curve that is kept for pictures
-WORKERS = 2  # tasks in work at the same time: one compiles while the other runs
+WORKERS = min(8, os.cpu_count() or 1)  # tasks in work at the same time; most of it is compilation, on one core each
 
 
 class Evaluation(NamedTuple):
@@ -56,10 +56,9 @@ def evaluate_suite(
     result = Evaluation([], {}, {}, {}, steps, seeds)
 
     def losses(task: Task) -> tuple[np.ndarray, np.ndarray]:
-        data = place(task.data())
-        rates = run_curves(task, adam, baselines.adam_thetas(), data, steps=steps, seeds=seeds)
-        single = jax.tree.map(lambda x: np.asarray(x)[None], theta)
-        return rates, run_curves(task, optimizer, single, data, steps=steps, seeds=seeds)[0]
+        problems = prepare(task, task.data(), steps=steps, seeds=seeds)
+        rates = make_runner(problems, adam)(baselines.adam_thetas())
+        return rates, make_runner(problems, optimizer)(_single(theta))[0]
 
     with ThreadPoolExecutor(WORKERS) as pool:
         futures = [pool.submit(losses, task) for _, task in tasks]
@@ -101,7 +100,7 @@ def _record(result: Evaluation, task: str, name: str, rates: np.ndarray, learned
 
 
 def _band(losses: np.ndarray) -> dict[str, list]:
-    """Mean, lowest and highest seed of the smoothed losses [seeds, steps], at most 200 points; None where not finite."""
+    """Mean, lowest and highest seed of the smoothed losses [seeds, steps], POINTS of them; None where not finite."""
     curves = metrics.smoothed(losses)
     first = losses.shape[-1] - curves.shape[-1] + 1
     at = np.unique(np.linspace(0, curves.shape[-1] - 1, POINTS).round().astype(int))
@@ -118,17 +117,22 @@ def validate(
     The programs are compiled in the first call; later ones, with another theta, only run them.
     """
 
-    def normalized(task: Task, cfg: PyTree, losses: jax.Array) -> jax.Array:
-        return task.normalize(cfg, losses[-metrics.window(steps) :].mean())
+    def make(task: Task) -> Callable[[PyTree], PyTree]:
+        def normalized(cfg: PyTree, losses: jax.Array) -> jax.Array:
+            return task.normalize(cfg, losses[-metrics.window(steps) :].mean())
 
-    runners = [
-        make_runner(task, optimizer, task.data(), steps=steps, seeds=seeds, measure=partial(normalized, task))
-        for task in tasks
-    ]
+        return make_runner(prepare(task, task.data(), steps=steps, seeds=seeds), optimizer, measure=normalized)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        runners = list(pool.map(make, tasks))
 
     def score(theta: PyTree) -> float:
-        single = jax.tree.map(lambda x: np.asarray(x)[None], theta)
         with ThreadPoolExecutor(WORKERS) as pool:
-            return float(np.mean([np.asarray(x) for x in pool.map(lambda runner: runner(single), runners)]))
+            return float(np.mean(list(pool.map(lambda runner: runner(_single(theta)), runners))))
 
     return score
+
+
+def _single(theta: PyTree) -> PyTree:
+    """Theta as the only candidate."""
+    return jax.tree.map(lambda x: np.asarray(x)[None], theta)

@@ -44,15 +44,14 @@ def test_smoothed_has_every_whole_window():
 @pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
 def test_a_run_that_is_faster_by_a_factor_is_reported_so(factor):
     fast = np.maximum(1.0 - factor * (1.0 - LINE), -1.0)
-    # Adam's last window has its middle at 975.5 steps and is found there exactly; the run's at 1/factor of it, to half
-    # a step either way.
-    assert metrics.speedup(fast, LINE) == pytest.approx(factor, rel=0.5 * factor / 975)
+    # Adam's last window has its middle at 974.5 updates; the run's, 1/factor of it, is found up to one update late
+    assert factor / (1 + factor / 974) <= metrics.speedup(fast, LINE) <= factor * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("factor", [2.0, 4.0])
 def test_a_run_that_is_slower_by_a_factor_is_reported_so(factor):
     slow = 1.0 - (1.0 - LINE) / factor
-    assert metrics.speedup(slow, LINE) == pytest.approx(1 / factor, rel=0.5 * factor / 975)
+    assert 1 / factor <= metrics.speedup(slow, LINE) <= (1 + factor / 974) / factor
 
 
 def test_a_copy_of_tuned_adam_ties_exactly_whatever_its_curve():

@@ -1,0 +1,64 @@
+"""curves.png: meta-training and every held-out task in one picture."""
+
+import math
+from pathlib import Path
+
+from metaopt.evaluate.artefacts import Artefacts, binned
+from metaopt.evaluate.baselines import TUNED, USUAL
+
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")  # Okabe and Ito
+STYLES = {USUAL: ("#e69f00", ":"), TUNED: ("#009e73", "--")}
+COLUMNS = 3
+
+
+def write_curves(run: Artefacts, path: Path) -> None:
+    """Meta-loss per family, validation, then the losses on held-out tasks with bands over the seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tasks = run.evaluation.get("curves", {})
+    rows = math.ceil((2 + len(tasks)) / COLUMNS)
+    figure = Figure(figsize=(4.2 * COLUMNS, 2.9 * rows), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for unused in axes[2 + len(tasks) :]:
+        unused.set_axis_off()
+    _training(run, axes[0], axes[1])
+    for ax, (task, curves) in zip(axes[2:], tasks.items(), strict=False):
+        _heldout(ax, task, curves)
+    figure.savefig(path)
+
+
+def _training(run: Artefacts, losses, validation) -> None:
+    for i, family in enumerate(run.families()):
+        bins = binned(*run.series(f"{family}/meta_loss"))
+        _draw(losses, family, COLORS[i % len(COLORS)], "-", bins["x"], bins)
+    losses.set(title="meta-loss", xlabel="outer step")
+    x, y = run.series("valid/score")
+    validation.plot(x, _floats(y), marker="o", markersize=3, color=COLORS[0])
+    validation.set(title="validation", xlabel="outer step")
+    if run.families():
+        losses.legend(fontsize=7, frameon=False)
+
+
+def _heldout(ax, task: str, curves: dict[str, dict[str, list]]) -> None:
+    for name, curve in curves.items():
+        color, dash = STYLES.get(name, (COLORS[0], "-"))
+        _draw(ax, name, color, dash, curve["steps"], {**curve, "y": curve["mean"]})
+    means = [v for curve in curves.values() for v in curve["mean"] if v is not None]
+    starts = [curve["mean"][0] for curve in curves.values() if curve["mean"][0] is not None]
+    if means and min(means) > 0:
+        ax.set_yscale("log")
+    if starts:
+        ax.set_ylim(top=min(max(means), 2 * max(starts)) * 1.05)
+    ax.set_title(task, fontsize=8)
+    ax.legend(fontsize=7, frameon=False)
+
+
+def _draw(ax, label: str, color: str, dash: str, x: list, curve: dict[str, list]) -> None:
+    ax.plot(x, _floats(curve["y"]), dash, color=color, label=label, linewidth=1.4)
+    ax.fill_between(x, _floats(curve["low"]), _floats(curve["high"]), color=color, alpha=0.18, linewidth=0)
+
+
+def _floats(values: list) -> list[float]:
+    return [math.nan if v is None else v for v in values]
