@@ -1,6 +1,7 @@
 """From a config to running code: the only module that knows every registry."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from metaopt import config as configs
-from metaopt import runner, schedules, sharding, train
-from metaopt.data import available
+from metaopt import runner, schedules, sharding, train, weights
+from metaopt.checkpoint import write_atomic
+from metaopt.data import DataError
 from metaopt.entry import Entry
 from metaopt.estimators import ESTIMATORS
-from metaopt.evaluate.suite import validate
+from metaopt.evaluate.report import write_report
+from metaopt.evaluate.suite import Evaluation, Row, evaluate_suite, validate
+from metaopt.evaluate.summary import summarize
+from metaopt.evaluate.table import table
 from metaopt.optimizers import OPTIMIZERS
 from metaopt.tasks import TASKS
 from metaopt.tasks.suites import SUITES
@@ -73,22 +78,10 @@ def labels(entries: Iterable[Entry]) -> list[str]:
     return names
 
 
-def suite(name: str, note: Callable[[str], None]) -> list[tuple[str, Task]]:
-    """The (label, task) pairs of a suite that this machine has the data for; `note` is told of the others.
-
-    Raises RunError when none is left.
-    """
+def suite(name: str) -> list[tuple[str, Task]]:
+    """The (label, task) pairs of a suite. Raises KeyError for an unknown name."""
     entries = [Entry(**entry) for entry in SUITES[name]]
-    tasks = []
-    for label, entry in zip(labels(entries), entries, strict=True):
-        missing = available(entry.kwargs["dataset"]) if "dataset" in entry.kwargs else None
-        if missing:
-            note(f"{name}: {label} left out: {missing}")
-        else:
-            tasks.append((label, task(entry, f"suite {name}")))
-    if not tasks:
-        raise RunError(f"suite {name}: this machine has the data of none of its tasks")
-    return tasks
+    return [(label, task(entry, f"suite {name}")) for label, entry in zip(labels(entries), entries, strict=True)]
 
 
 def run(config: configs.RunConfig, out: str | Path, resume: bool = False) -> None:
@@ -96,13 +89,33 @@ def run(config: configs.RunConfig, out: str | Path, resume: bool = False) -> Non
 
     Raises RunError, DataError or CheckpointError for all that the user must see, runner.Interrupted after a signal.
     """
-    out, console = Path(out), Console()
+    out, console = Path(out), _console()
     resolved = configs.resolved(config)
-    text = configs.to_yaml(config)
-    if not runner.claim(out, resolved, text, lambda path: configs.resolved(configs.load(path)), resume):
-        console.print(f"the run in {out} is over: see {out / 'report.html'}")
-        return
-    runner.run(_plan(config, resolved, console), out, console)
+    if runner.claim(out, resolved, configs.to_yaml(config), lambda path: configs.resolved(configs.load(path)), resume):
+        runner.run(_plan(config, resolved, console), out, console)
+        report(out)
+    elif not (out / "report.html").exists():
+        report(out)
+    console.print(f"done: {out / 'report.html'}", soft_wrap=True)
+
+
+def evaluate(name_or_path: str | Path, suite_name: str, steps: int, seeds: int, json_path: Path | None) -> list[Row]:
+    """Prints the comparison with Adam and tuned Adam on a suite; writes the rows as JSON where asked; returns them."""
+    console = _console()
+    learned = weights.read(name_or_path)
+    name = learned.meta["optimizer"]["name"]
+    result = _compare(suite_name, learned.optimizer, learned.theta, steps, seeds, console, name)
+    if json_path is not None:
+        write_atomic(json_path, json.dumps(result.rows, indent=1).encode())
+    return result.rows
+
+
+def report(folder: str | Path) -> None:
+    """Writes report.html and curves.png of a run folder. Raises RunError when there is no run in it."""
+    try:
+        write_report(folder)
+    except FileNotFoundError as error:
+        raise RunError(str(error)) from None
 
 
 def _plan(config: configs.RunConfig, resolved: dict[str, Any], console: Console) -> runner.Plan:
@@ -122,7 +135,7 @@ def _plan(config: configs.RunConfig, resolved: dict[str, Any], console: Console)
         meta={"optimizer": resolved["optimizer"], "config": resolved},
         validate=_validation(config, learned, console),
         valid_every=config.valid.every if config.valid else config.steps,
-        finish=lambda folder, theta, summary: summary,
+        finish=_heldout(config, learned, console),
         tensorboard=config.tensorboard,
     )
 
@@ -130,10 +143,62 @@ def _plan(config: configs.RunConfig, resolved: dict[str, Any], console: Console)
 def _validation(
     config: configs.RunConfig, learned: LearnedOptimizer, console: Console
 ) -> Callable[[PyTree], float] | None:
+    """The score of theta on the validation suite, on the tasks that this machine has the data for."""
     if config.valid is None:
         return None
-    tasks = [member for _, member in suite(config.valid.suite, console.print)]
+    tasks = []
+    for label, member in suite(config.valid.suite):
+        try:
+            member.data()
+        except DataError as error:
+            console.print(f"validation leaves out {label}: {error}", soft_wrap=True)
+        else:
+            tasks.append(member)
+    if not tasks:
+        raise RunError(f"valid.suite: this machine has the data of no task in {config.valid.suite}")
     return validate(tasks, learned, steps=config.valid.steps, seeds=config.valid.seeds)
+
+
+def _heldout(
+    config: configs.RunConfig, learned: LearnedOptimizer, console: Console
+) -> Callable[[Path, PyTree, dict[str, Any]], dict[str, Any]]:
+    """What ends a run: the comparison with Adam on held-out tasks, in evaluation.json, its verdict in the summary."""
+
+    def finish(folder: Path, theta: PyTree, summary: dict[str, Any]) -> dict[str, Any]:
+        if config.heldout is None:
+            return {**summary, "heldout": None}
+        name, steps, seeds = config.heldout.suite, config.heldout.steps, config.heldout.seeds
+        result = _compare(name, learned, theta, steps, seeds, console, config.optimizer.name)
+        content = json.dumps({"suite": name, **result._asdict()})
+        write_atomic(folder / "evaluation.json", content.encode())
+        return {**summary, "heldout": summarize(result.rows, config.optimizer.name)}
+
+    return finish
+
+
+def _compare(
+    suite_name: str, learned: LearnedOptimizer, theta: PyTree, steps: int, seeds: int, console: Console, name: str
+) -> Evaluation:
+    """Evaluates and prints the table."""
+    with console.status(f"evaluating on {suite_name}") as status:
+        result = evaluate_suite(
+            suite(suite_name),
+            learned,
+            theta,
+            adam=OPTIMIZERS["hyper"]("adam", {"learning_rate": 1e-3}),
+            steps=steps,
+            seeds=seeds,
+            name=name,
+            progress=lambda label, done, total: status.update(f"evaluated on {done} of {total} tasks of {suite_name}"),
+        )
+    console.print(table(result.rows, result.tuned, result.skipped))
+    return result
+
+
+def _console() -> Console:
+    """On a terminal as wide as that, elsewhere wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def _make(key: str, name: str, factory: Any, *args: Any, **kwargs: Any) -> Any:

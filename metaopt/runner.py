@@ -7,7 +7,8 @@ makes the same device calls from the same state, and ends bit for bit where it w
     config.yaml         the resolved config, first of all      metrics.jsonl        a line per outer step
     environment.json    versions, devices, one per start       checkpoints/         the last three run states
     theta.safetensors   the best weights by validation         last.safetensors     the last weights
-    summary.json        written last: with it, a run is over
+    evaluation.json     the comparison on held-out tasks       summary.json         written last: the run is over
+    report.html, curves.png                                    made of the others
 """
 
 import json

@@ -1,5 +1,7 @@
 """From configs to running code, with the real registries."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,11 +114,44 @@ def test_an_argument_that_a_factory_refuses_is_named_by_its_key(monkeypatch):
         build.optimizer(Entry(name="hyper", base="adm"))
 
 
-def test_a_suite_leaves_out_what_this_machine_lacks(monkeypatch):
-    monkeypatch.setitem(SUITES, "mixed", ({"name": "image_mlp", "dataset": "tfds:none_such"}, {"name": "quadratic"}))
-    notes = []
-    assert [label for label, _ in build.suite("mixed", notes.append)] == ["quadratic"]
-    assert notes[0].startswith("mixed: image_mlp-tfds:none_such left out: ")
-    monkeypatch.setitem(SUITES, "none", ({"name": "image_mlp", "dataset": "tfds:none_such"},))
-    with pytest.raises(RunError, match="suite none: this machine has the data of none of its tasks"):
-        build.suite("none", notes.append)
+def test_validation_leaves_out_what_this_machine_lacks(monkeypatch, capsys):
+    monkeypatch.setitem(
+        SUITES, "valid_small", ({"name": "image_mlp", "dataset": "tfds:none_such"}, {"name": "quadratic"})
+    )
+    settings = parse(valid={"every": 5, "steps": 4, "seeds": 1}, steps=5)
+    learned = build.optimizer(settings.optimizer)
+    score = build._validation(settings, learned, build.Console())
+    assert "validation leaves out image_mlp-tfds:none_such: " in capsys.readouterr().out
+    assert np.isfinite(score(learned.init(jax.random.key(0))))
+    monkeypatch.setitem(SUITES, "valid_small", ({"name": "image_mlp", "dataset": "tfds:none_such"},))
+    with pytest.raises(RunError, match="valid.suite: this machine has the data of no task in valid_small"):
+        build._validation(settings, learned, build.Console())
+
+
+def test_a_whole_run_and_its_evaluation(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(SUITES, "valid_small", ({"name": "quadratic", "dim": 3},))
+    monkeypatch.setitem(SUITES, "heldout_small", ({"name": "quadratic"},))
+    settings = parse(
+        tasks=[{"name": "image_mlp", "hidden": [4]}],
+        valid={"every": 10, "steps": 10, "seeds": 2},
+        heldout={"steps": 10, "seeds": 2},
+        chunk=5,
+    )
+    out = tmp_path / "run"
+    build.run(settings, out)
+    rows = json.loads((out / "evaluation.json").read_text())["rows"]
+    assert {row["optimizer"] for row in rows} == {"hyper", "adam:lr=1e-3", "adam:tuned"}
+    assert json.loads((out / "summary.json").read_text())["heldout"]["runs"] == 2
+    (out / "report.html").unlink()
+    build.run(settings, out, resume=True)
+    assert (out / "report.html").exists()
+    assert (out / "curves.png").exists()
+    assert build.evaluate(out, "heldout_small", 10, 2, tmp_path / "rows.json") == rows
+    assert json.loads((tmp_path / "rows.json").read_text()) == rows
+    assert "below tuned Adam on" in capsys.readouterr().out
+    assert config.resolved(config.load(out / "config.yaml")) == config.resolved(settings)
+
+
+def test_a_report_of_nothing(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        build.report(tmp_path)
