@@ -7,7 +7,8 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 34  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 34  # margins around the plot
+DECADES = 6  # shown at most
 LOG_RATIO = 8  # values that span more than this factor get a logarithmic axis
 
 Values = Sequence[float | None]  # None: a gap
@@ -38,16 +39,19 @@ class Axis(NamedTuple):
 
 
 def chart(lines: Sequence[Line], *, title: str, x_label: str, ceiling: float = math.inf) -> str:
-    """An <svg> element. The y axis is logarithmic where values are positive and span a large factor.
+    """An <svg> element. The y axis is logarithmic where no value is negative and they span a large factor.
 
-    Values above `ceiling` are cut off: a diverging curve leaves at the top instead of flattening all others.
+    Values above `ceiling` are cut off, and more than DECADES below the top: a curve that diverges, or finds an exact
+    minimum, leaves the picture instead of flattening all others.
     """
     xs = [x for line in lines for x in line.x]
     ys = [v for line in lines for part in (line.y, line.low, line.high) for v in part or () if v is not None]
     if not xs or not ys:
         return '<p class="note">nothing to draw</p>'
     low, high = min(ys), min(max(ys), max(ceiling, min(ys)))
-    log = low > 0 and high / low > LOG_RATIO
+    log = low >= 0 and high > LOG_RATIO * low
+    if log:
+        low = max(min((v for v in ys if v > 0), default=high), high * 10.0**-DECADES)
     pad = 0.0 if log else 0.04 * (high - low or abs(high) or 1.0)
     x_axis = Axis(min(xs), max(xs), (LEFT, WIDTH - RIGHT))
     y_axis = Axis(low - pad, high + pad, (HEIGHT - BOTTOM, TOP), log)
@@ -105,10 +109,11 @@ def _points(xs: Sequence[float], ys: Values, x_axis: Axis, y_axis: Axis) -> list
     """Runs of points without a gap, as "x,y"."""
     runs: list[list[str]] = [[]]
     for x, y in zip(xs, ys, strict=True):
-        if y is None or (y_axis.log and y <= 0):
+        if y is None:
             runs.append([])
         else:
-            runs[-1].append(f"{x_axis(x)},{max(-HEIGHT, y_axis(y))}")
+            y = y_axis(max(y, y_axis.start / 10) if y_axis.log else y)
+            runs[-1].append(f"{x_axis(x)},{max(-HEIGHT, y)}")
     return [run for run in runs if run]
 
 

@@ -33,10 +33,10 @@ def _training(run: Artefacts, losses, validation) -> None:
     for i, family in enumerate(run.families()):
         bins = binned(*run.series(f"{family}/meta_loss"))
         _draw(losses, family, COLORS[i % len(COLORS)], "-", bins["x"], bins)
-    losses.set(title="meta-loss", xlabel="outer step")
+    losses.set_title("meta-loss", fontsize=9)
     x, y = run.series("valid/score")
     validation.plot(x, _floats(y), marker="o", markersize=3, color=COLORS[0])
-    validation.set(title="validation", xlabel="outer step")
+    validation.set_title("validation: normalised final loss", fontsize=9)
     if run.families():
         losses.legend(fontsize=7, frameon=False)
 
@@ -47,11 +47,14 @@ def _heldout(ax, task: str, curves: dict[str, dict[str, list]]) -> None:
         _draw(ax, name, color, dash, curve["steps"], {**curve, "y": curve["mean"]})
     means = [v for curve in curves.values() for v in curve["mean"] if v is not None]
     starts = [curve["mean"][0] for curve in curves.values() if curve["mean"][0] is not None]
-    if means and min(means) > 0:
-        ax.set_yscale("log")
     if starts:
-        ax.set_ylim(top=min(max(means), 2 * max(starts)) * 1.05)
-    ax.set_title(task, fontsize=8)
+        top = 1.1 * min(max(means), 2 * max(starts))
+        if min(means) >= 0 < top:
+            ax.set_yscale("log")
+            ax.set_ylim(max(0.5 * min((v for v in means if v > 0), default=top / 10), 1e-6 * top), top)
+        else:
+            ax.set_ylim(top=top)
+    ax.set_title(task, fontsize=9)
     ax.legend(fontsize=7, frameon=False)
 
 

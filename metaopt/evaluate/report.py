@@ -117,7 +117,8 @@ def _heldout(run: Artefacts) -> str:
     return (
         f"<section><h2>Held-out tasks</h2><p class='note'>{text}</p>{_table(named, names, e['tuned'])}"
         f"{_legend((_style(name), name) for name in names)}<div class='charts'>{figures}</div>"
-        "<p class='note'>Training loss over steps, smoothed over 5&#8239;% of the run; the band spans all seeds.</p>"
+        "<p class='note'>Training loss over steps, smoothed over 5&#8239;% of the run; the band spans all seeds. "
+        "Pictures are cut at twice the first loss, and six decades lower.</p>"
         "</section>"
     )
 
@@ -134,12 +135,13 @@ def _table(named: Mapping[str, Mapping[str, Cell]], names: list[str], tuned: Map
         best = min(cell.loss for cell in row.values())
         tds = []
         for name in names:
-            small = f"± {row[name].spread:.2g}" + (f", rate {tuned[task]:.1g}" if name == TUNED else "")
+            small = f"± {row[name].spread:.2g}" + (f", rate {tuned[task]:.2g}" if name == TUNED else "")
             mark = ' class="best"' if row[name].loss == best < math.inf else ""
-            tds.append(f"<td{mark}>{_number(row[name].loss)}<small>{small}</small></td>")
-        tds += [f"<td>{_speedup(row[name])}</td>" for name in ours]
+            tds.append(f'<td data-label="{escape(name)}"{mark}>{_number(row[name].loss)}<small>{small}</small></td>')
+        tds += [f'<td data-label="speed-up">{_speedup(row[name])}</td>' for name in ours]
         rows.append(f"<tr><td>{escape(task)}</td>{''.join(tds)}</tr>")
-    return f'<div class="scroll"><table><thead><tr><th>task</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    head = f"<thead><tr><th>task</th>{head}</tr></thead>"
+    return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _speedup(cell: Cell) -> str:
@@ -159,7 +161,7 @@ def _task_figure(task: str, row: Mapping[str, Cell], evaluation: Mapping[str, An
     best = min(cell.loss for cell in row.values())
     ours = next(name for name in row if name not in BASELINE_STYLES)
     verdict = "lowest" if row[ours].loss == best else f"lowest: {next(n for n in row if row[n].loss == best)}"
-    caption = f"{escape(ours)} {_number(row[ours].loss)} ({escape(verdict)}), speed-up {row[ours].speedup:.2f}×"
+    caption = f"{_number(row[ours].loss)} · {escape(verdict)} · {row[ours].speedup:.2f}×"
     svg = chart(lines, title=f"loss on {task}", x_label="step", ceiling=2 * max(starts, default=math.inf))
     return f"<figure><h3>{escape(task)}</h3><figcaption>{caption}</figcaption>{svg}</figure>"
 

@@ -101,12 +101,15 @@ def _record(result: Evaluation, task: str, name: str, rates: np.ndarray, learned
 
 def _band(losses: np.ndarray) -> dict[str, list]:
     """Mean, lowest and highest seed of the smoothed losses [seeds, steps], POINTS of them; None where not finite."""
-    curves = metrics.smoothed(losses)
-    first = losses.shape[-1] - curves.shape[-1] + 1
-    at = np.unique(np.linspace(0, curves.shape[-1] - 1, POINTS).round().astype(int))
+    steps = losses.shape[-1]
+    head = np.arange(1, metrics.window(steps))  # windows that are not whole yet, so that curves begin at the first loss
+    with np.errstate(invalid="ignore"):
+        first = losses[:, : len(head)].astype(np.float64).cumsum(axis=-1) / head
+    curves = np.concatenate([first, metrics.smoothed(losses)], axis=-1)
+    at = np.unique(np.linspace(0, steps - 1, POINTS).round().astype(int))
     bands = {"mean": curves.mean(0), "low": curves.min(0), "high": curves.max(0)}
     points = {k: [float(f"{x:.6g}") if math.isfinite(x) else None for x in v[at]] for k, v in bands.items()}
-    return {"steps": (at + first).tolist(), **points}
+    return {"steps": (at + 1).tolist(), **points}
 
 
 def validate(
