@@ -25,8 +25,8 @@ def over_runs(fn: Callable, num_runs: int, split: tuple[bool, ...], out_split: t
     """
     devices = mesh()
     runs = P(AXIS) if num_runs % devices.size == 0 else P()
-    spec = lambda s: jax.tree.map(lambda x: runs if x else P(), s)
-    return jax.shard_map(fn, mesh=devices, in_specs=spec(split), out_specs=spec(out_split), check_vma=False)
+    in_specs, out_specs = jax.tree.map(lambda s: runs if s else P(), (split, out_split))
+    return jax.shard_map(fn, mesh=devices, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def mean(tree):

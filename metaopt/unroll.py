@@ -1,7 +1,7 @@
 """The inner loop: one run of a task under an optimizer. There is no other inner loop in the repository.
 
-Everything is written for one run; callers `vmap`. Step t of a run draws its batch and its noise from
-`fold_in(run.key, t)`: an antithetic pair of runs that shares a key sees the same batches with no bookkeeping.
+Everything is written for one run; callers `vmap`. Step t of a run draws its batch from
+`fold_in(run.key, 2t)` and its noise from `fold_in(run.key, 2t + 1)`: an antithetic pair of runs that shares a key sees the same batches with no bookkeeping.
 """
 
 import jax
@@ -42,9 +42,8 @@ def unroll(
 
     def step(carry, _):
         params, opt_state, t = carry
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(inner.key, t))
-        batch = task.batch(inner.cfg, data, batch_key, split)
-        (loss, _), grads = value_and_grad(inner.cfg, params, batch, loss_key)
+        batch = task.batch(inner.cfg, data, jax.random.fold_in(inner.key, 2 * t), split)
+        (loss, _), grads = value_and_grad(inner.cfg, params, batch, jax.random.fold_in(inner.key, 2 * t + 1))
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
         return (optax.apply_updates(params, updates), opt_state, t + 1), loss
 

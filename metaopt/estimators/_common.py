@@ -55,8 +55,8 @@ def staggered(inner: Inner, fraction: jax.Array, truncation: int) -> Inner:
 
 def doubled(inner: Inner) -> Inner:
     """One run -> a pair of equal runs: params and optimizer state get a leading axis [2]."""
-    twice = lambda t: jax.tree.map(lambda x: jnp.stack([x, x]), t)
-    return inner._replace(params=twice(inner.params), opt_state=twice(inner.opt_state))
+    params, opt_state = jax.tree.map(lambda x: jnp.stack([x, x]), (inner.params, inner.opt_state))
+    return inner._replace(params=params, opt_state=opt_state)
 
 
 def antithetic(theta: PyTree, noise: PyTree) -> PyTree:
@@ -87,10 +87,10 @@ def over_tasks(one: Callable, num_tasks: int, chunk: int | None) -> Callable:
     """
 
     def local(theta, state, data, keys):
-        each = lambda xs: one(theta, xs[0], data, xs[1])
-        share = keys.shape[0]
-        step = jax.vmap(each) if chunk is None or chunk >= share else partial(jax.lax.map, each, batch_size=chunk)
-        grads, state, metrics = step((state, keys))
+        def each(task):
+            return one(theta, task[0], data, task[1])
+
+        grads, state, metrics = jax.lax.map(each, (state, keys), batch_size=chunk or keys.shape[0])
         return sharding.mean(grads), state, sharding.mean(metrics)
 
     mapped = sharding.over_runs(local, num_tasks, (False, True, False, True), (False, True, False))
@@ -98,7 +98,7 @@ def over_tasks(one: Callable, num_tasks: int, chunk: int | None) -> Callable:
 
 
 def init_tasks(one: Callable, num_tasks: int) -> Callable:
-    """`one(theta, fraction, key) -> state` of one task -> init(theta, key) -> state [tasks, ...], split over devices."""
+    """`one(theta, fraction, key) -> state` of one task -> init(theta, key) -> state [tasks, ...], over the devices."""
     mapped = sharding.over_runs(jax.vmap(one, (None, 0, 0)), num_tasks, (False, True, True), True)
     fractions = (jnp.arange(num_tasks) + 1) / num_tasks
     return lambda theta, key: mapped(theta, fractions, jax.random.split(key, num_tasks))

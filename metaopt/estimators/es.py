@@ -35,5 +35,7 @@ def es(
         metrics = {"meta_loss": losses.mean(), "diverged": 2.0 * ~healthy}
         return C.es_gradient(noise, losses, std), state, metrics
 
-    init = lambda theta, key: jnp.zeros(num_tasks)  # nothing is carried from one estimate to the next
+    def init(theta, key):
+        return jnp.zeros(num_tasks)  # nothing is carried from one estimate to the next
+
     return Estimator(init, C.over_tasks(one, num_tasks, chunk), num_tasks * horizon * 2)

@@ -4,8 +4,8 @@ Each task carries one run. At every truncation two copies of it are unrolled und
 
     g = eps · (L(+) - L(-)) / (2 std^2)
 
-The copy that felt +eps is carried on. How theta shaped the state that a truncation starts from is forgotten: that is the
-bias. With horizon = truncation it equals `es`.
+The copy that felt +eps is carried on. How theta shaped the state that a truncation starts from is forgotten: that is
+the bias. With horizon = truncation it equals `es`.
 """
 
 import jax
@@ -43,9 +43,9 @@ def truncated_es(
         noise = tree.normal_like(noise_key, theta, std)
         thetas = C.antithetic(theta, noise)
         pair, losses, healthy = C.unroll_pair(task, optimizer, thetas, C.doubled(inner), data, truncation)
-        first = lambda t: jax.tree.map(lambda x: x[0], t)
+        params, opt_state = jax.tree.map(lambda x: x[0], (pair.params, pair.opt_state))
         horizon = jnp.where(healthy, pair.horizon, 0)  # a diverged run starts anew next time
-        inner = pair._replace(params=first(pair.params), opt_state=first(pair.opt_state), horizon=horizon)
+        inner = pair._replace(params=params, opt_state=opt_state, horizon=horizon)
         metrics = {"meta_loss": losses.mean(), "diverged": 2.0 * ~healthy}
         return C.es_gradient(noise, losses, std), inner, metrics
 

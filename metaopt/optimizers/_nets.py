@@ -27,33 +27,41 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, jax.Array]:
 
 def coordinate_mlp(
     layers: Sequence[tuple[jax.Array, jax.Array]], groups: Sequence[jax.Array], shape: tuple[int, ...]
-) -> jax.Array:
-    """The ReLU network at every coordinate. -> [outputs, *shape] f32.
+) -> jax.Array | list[jax.Array]:
+    """The ReLU network at every coordinate. -> its outputs, [outputs, *shape] or a list of [*shape], f32.
 
     layers: [(w [fan_in, fan_out], b [fan_out]), ...]; the groups' rows, concatenated, are the first layer's inputs.
     """
     (w, b), *rest = layers
-    fused = w.shape[1] <= FUSED_WIDTH
-    hidden = list(b) if fused else b.reshape(-1, *[1] * len(shape))
-    row = 0
-    # smallest groups first: their sums stay small until they meet a full-size group
-    offsets = []
+    inputs, row = [], 0
     for group in groups:
-        offsets.append((group.size, row, group))
+        inputs.append((w[row : row + group.shape[0]], group))
         row += group.shape[0]
-    for size, row, group in sorted(offsets, key=lambda x: x[:2]):
-        weights = w[row : row + group.shape[0]]
-        if fused and size >= math.prod(shape):
-            hidden = [h + sum(weights[k, j] * group[k] for k in range(group.shape[0])) for j, h in enumerate(hidden)]
+    inputs.sort(key=lambda pair: pair[1].size)  # what is constant along an axis is summed up before it meets the rest
+    network = _fused if w.shape[1] <= FUSED_WIDTH else _matmul
+    return network(b, inputs, rest, shape)
+
+
+def _fused(b, inputs, layers, shape):
+    """Every sum written out: one loop over the coordinates, no intermediate is stored."""
+    hidden = list(b)
+    for w, group in inputs:
+        if group.size < math.prod(shape):
+            hidden = [h + part for h, part in zip(hidden, jnp.tensordot(w, group, axes=(0, 0)), strict=True)]
         else:
-            part = jnp.tensordot(weights, group, axes=(0, 0))
-            hidden = [h + part[j] for j, h in enumerate(hidden)] if fused else hidden + part
-    for w, b in rest:
-        if fused:
-            active = [jax.nn.relu(h) for h in hidden]
-            hidden = [b[j] + sum(w[i, j] * x for i, x in enumerate(active)) for j in range(w.shape[1])]
-        else:
-            hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + b.reshape(-1, *[1] * len(shape))
+            hidden = [h + sum(w[k, j] * x for k, x in enumerate(group)) for j, h in enumerate(hidden)]
+    for w, b in layers:
+        active = [jax.nn.relu(h) for h in hidden]
+        hidden = [b[j] + sum(w[i, j] * x for i, x in enumerate(active)) for j in range(w.shape[1])]
+    return hidden
+
+
+def _matmul(b, inputs, layers, shape):
+    """Matrix products with the coordinates on the minor axes."""
+    column = (-1,) + (1,) * len(shape)
+    hidden = b.reshape(column) + sum(jnp.tensordot(w, group, axes=(0, 0)) for w, group in inputs)
+    for w, b in layers:
+        hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + b.reshape(column)
     return hidden
 
 

@@ -11,7 +11,6 @@ For tensors of rank < 2 row_b and col_b are both the unfactored moment v_b, g·f
 b = 1 - exp(10 (log(1 - b0)/10 + theta_b)). Differs from the paper: nothing; gradients beyond 1e8 are clipped.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,9 +57,9 @@ def adafac_mlp(
         (w0, b0), *layers = _nets.layers_of(theta["mlp"])
 
         def init_fn(params):
-            zeros = lambda n: jax.tree.map(lambda p: jnp.zeros((n, *p.shape)), params)
-            factored = jax.tree.map(lambda p: F.factored_init(p.shape, k), params)
-            return AdafacMLPState(jnp.zeros((), jnp.int32), zeros(k), zeros(1), factored)
+            m, v = (F.init_leaves(lambda shape, n=n: jnp.zeros((n, *shape)), params) for n in (k, 1))
+            factored = F.init_leaves(lambda shape: F.factored_init(shape, k), params)
+            return AdafacMLPState(jnp.zeros((), jnp.int32), m, v, factored)
 
         def leaf(bias, g, p, m, v, factored):
             g = F.clean(g)

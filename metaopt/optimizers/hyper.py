@@ -9,7 +9,6 @@ so that `init` gives exactly the values asked for, and equal steps in theta are 
 """
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ DECAYS = frozenset({"b1", "b2", "b3", "decay", "momentum", "beta", "beta1", "bet
 def hyper(
     base: str = "adam", learnable: dict[str, float] | None = None, fixed: dict[str, float] | None = None
 ) -> LearnedOptimizer:
-    """`base` names an optax factory; `learnable` the hyper-parameters in theta with their initial values; `fixed` others.
+    """An optax factory `base`; `learnable` hyper-parameters, in theta, with initial values; `fixed` ones.
 
     Errors: ValueError when optax has no such factory, it has no such argument, or a value is out of its range.
     """

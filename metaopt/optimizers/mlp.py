@@ -43,7 +43,7 @@ def mlp(
         (w0, b0), *layers = _nets.layers_of(theta)
 
         def init_fn(params):
-            m = jax.tree.map(lambda p: jnp.zeros((len(decays), *p.shape)), params)
+            m = F.init_leaves(lambda shape: jnp.zeros((len(decays), *shape)), params)
             return MLPState(jnp.zeros((), jnp.int32), m)
 
         def leaf(bias, g, p, m):
