@@ -150,7 +150,7 @@ def _loop(
     with display(console, done, plan.steps) as show:
         while done < plan.steps and not stop:
             began = time.perf_counter()
-            length = min(plan.chunk - done % plan.chunk, plan.steps - done)
+            length = min(plan.chunk, plan.steps - done)  # every state that is saved is at the end of a chunk
             state, metrics = plan.step(state, plan.data, length)
             metrics = jax.tree.map(np.asarray, metrics)
             speed = plan.inner_steps * length / (time.perf_counter() - began)
