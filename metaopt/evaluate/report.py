@@ -94,16 +94,17 @@ def _failures(run: Artefacts) -> str:
     zeros = sum(row.get("skipped") or 0 for row in run.metrics)
     if zeros:
         found.append(f"{zeros:,.0f} meta-gradients were not finite and counted as zero")
-    if not run.evaluation:
-        found.append("there is no evaluation on held-out tasks: the run did not get there, or its config asks for none")
     if not found:
-        return '<div class="failures none"><b>No failures.</b> No run diverged, no task was skipped.</div>'
+        return '<div class="failures none"><b>No failures:</b> no run diverged, no task was skipped.</div>'
     return f'<div class="failures"><b>Failures</b><ul>{"".join(f"<li>{item}</li>" for item in found)}</ul></div>'
 
 
 def _heldout(run: Artefacts) -> str:
     if not run.evaluation.get("rows"):
-        return ""
+        note = (
+            "Not evaluated: the run has not come so far, its config asks for no evaluation, or every task was skipped."
+        )
+        return f"<section><h2>Held-out tasks</h2><p class='note'>{note}</p></section>"
     e = run.evaluation
     named = cells(e["rows"])
     names = list(dict.fromkeys(row["optimizer"] for row in e["rows"]))

@@ -129,7 +129,7 @@ def test_report_does_with_what_there_is(folder, missing):
     fill(folder)
     (folder / missing).unlink()
     html, _ = check(write_report(folder))
-    assert ("no evaluation on held-out tasks" in html) == (missing == "evaluation.json")
+    assert ("Not evaluated" in html) == (missing == "evaluation.json")
 
 
 def test_report_of_a_run_that_has_just_begun(folder):
