@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metaopt.weights import load as load
     from metaopt.data import DATASETS as DATASETS
     from metaopt.estimators import ESTIMATORS as ESTIMATORS
     from metaopt.optimizers import OPTIMIZERS as OPTIMIZERS
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from metaopt.types import Inner as Inner
     from metaopt.types import LearnedOptimizer as LearnedOptimizer
     from metaopt.types import Task as Task
+    from metaopt.weights import load as load
 
 __version__ = "0.1.0"
 
