@@ -1,7 +1,8 @@
 """The inner loop: one run of a task under an optimizer. There is no other inner loop in the repository.
 
-Everything is written for one run; callers `vmap`. Step t of a run draws its batch from
-`fold_in(run.key, 2t)` and its noise from `fold_in(run.key, 2t + 1)`: an antithetic pair of runs that shares a key sees the same batches with no bookkeeping.
+Everything is written for one run; callers `vmap`. Step t of a run draws its batch from `fold_in(run.key, 2t)` and its
+noise from `fold_in(run.key, 2t + 1)`: an antithetic pair of runs that shares a key sees the same batches with no
+bookkeeping.
 """
 
 import jax

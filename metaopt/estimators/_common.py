@@ -94,7 +94,12 @@ def over_tasks(one: Callable, num_tasks: int, chunk: int | None) -> Callable:
         return sharding.mean(grads), state, sharding.mean(metrics)
 
     mapped = sharding.over_runs(local, num_tasks, (False, True, False, True), (False, True, False))
-    return lambda theta, state, data, key: mapped(theta, state, data, jax.random.split(key, num_tasks))
+
+    def estimate(theta, state, data, key):
+        grad, state, metrics = mapped(theta, state, data, jax.random.split(key, num_tasks))
+        return grad, state, metrics | {"diverged": metrics["diverged"] * num_tasks}  # a count, not a mean
+
+    return estimate
 
 
 def init_tasks(one: Callable, num_tasks: int) -> Callable:

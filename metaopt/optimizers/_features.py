@@ -49,7 +49,7 @@ def column(decays: jax.Array, x: jax.Array) -> jax.Array:
 def ema(decays: jax.Array, old: jax.Array, x: jax.Array) -> jax.Array:
     """old [k, *shape] <- b old + (1 - b) x, one b of decays [k] each, x [*shape]."""
     b = column(decays, x)
-    return b * old + (1 - b) * x
+    return b * old + (1 - b) * x[None]
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -69,8 +69,8 @@ def factored_init(shape: tuple[int, ...], num_decays: int) -> Factored:
 def factored_update(decays: jax.Array, old: Factored, g: jax.Array) -> Factored:
     """row <- EMA of mean(g^2 + 1e-30 over the largest axis), col likewise over the second largest."""
     square = g * g + 1e-30
-    if g.ndim < 2:
-        return Factored(ema(decays, old.row, square), old.col)
+    if old.col is None:
+        return Factored(ema(decays, old.row, square), None)
     largest, second = factored_axes(g.shape)
     row = ema(decays, old.row, jnp.mean(square, largest, keepdims=True))
     return Factored(row, ema(decays, old.col, jnp.mean(square, second, keepdims=True)))
@@ -85,10 +85,10 @@ def factored_rsqrt(moments: Factored) -> jax.Array:
 
     row_factor = (row / mean row)^-1/2, col_factor = col^-1/2 (Shazeer & Stern 2018, algorithm 4).
     """
-    axes = tuple(range(1, moments.row.ndim))
-    second = max(axes, key=lambda i: moments.row.shape[i] / moments.col.shape[i])  # where row extends and col does not
-    mean = jnp.mean(moments.row, second, keepdims=True)
-    return safe_rsqrt(moments.row / (mean + 1e-9)) * safe_rsqrt(moments.col)
+    row, col = moments
+    assert col is not None, "rank < 2 is not factored"
+    second = max(range(1, row.ndim), key=lambda i: row.shape[i] / col.shape[i])  # where row extends and col does not
+    return safe_rsqrt(row / (jnp.mean(row, second, keepdims=True) + 1e-9)) * safe_rsqrt(col)
 
 
 def mean_square(x: jax.Array) -> jax.Array:

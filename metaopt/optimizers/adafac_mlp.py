@@ -57,7 +57,8 @@ def adafac_mlp(
         (w0, b0), *layers = _nets.layers_of(theta["mlp"])
 
         def init_fn(params):
-            m, v = (F.init_leaves(lambda shape, n=n: jnp.zeros((n, *shape)), params) for n in (k, 1))
+            m = F.init_leaves(lambda shape: jnp.zeros((k, *shape)), params)
+            v = F.init_leaves(lambda shape: jnp.zeros((1, *shape)), params)
             factored = F.init_leaves(lambda shape: F.factored_init(shape, k), params)
             return AdafacMLPState(jnp.zeros((), jnp.int32), m, v, factored)
 
@@ -87,10 +88,10 @@ def features(g: jax.Array, p: jax.Array, m: jax.Array, v: jax.Array, factored: F
     """The 28 features of one tensor in the published order, as groups [k, *shape] before normalisation."""
     r = jax.lax.rsqrt(v + 1e-6)
     row, col = factored
-    if g.ndim < 2:
+    if col is None:
         col = row
         f_g, f_m = F.safe_rsqrt(row + 1e-9), jax.lax.rsqrt(row + 1e-6)
     else:
         f_g = f_m = F.factored_rsqrt(factored)
     inverse_row, inverse_col = jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)
-    return [g[None], p[None], m, v, m * r, r, g * f_g, row, col, inverse_row, inverse_col, m * f_m]
+    return [g[None], p[None], m, v, m * r, r, g[None] * f_g, row, col, inverse_row, inverse_col, m * f_m]

@@ -37,7 +37,15 @@ def hyper(
     def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
         del num_steps
         values = {name: -jnp.expm1(u) if name in DECAYS else jnp.exp(u) for name, u in theta.items()}
-        return optax.with_extra_args_support(factory(**fixed, **values))
+        tx = optax.with_extra_args_support(factory(**fixed, **values))
+
+        def update_fn(grads, state, params=None, **extra):
+            updates, state = tx.update(grads, state, params, **extra)
+            return jax.tree.map(
+                lambda u, g: u.astype(g.dtype), updates, grads
+            ), state  # a traced rate promotes bfloat16
+
+        return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 
     return LearnedOptimizer(init, build)
 
@@ -53,6 +61,9 @@ def _factory(base: str, names: list[str]):
     for name in names:
         if name not in parameters:
             raise ValueError(f"optax.{base} has no argument {name!r}{_nearest(name, parameters, difflib)}")
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and name not in names:
+            raise ValueError(f"optax.{base} needs {name!r}: give it in learnable or in fixed")
     return factory
 
 

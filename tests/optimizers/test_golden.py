@@ -1,0 +1,53 @@
+"""Trajectories of another implementation: the same weights must take the same steps."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metaopt.optimizers import OPTIMIZERS
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+def mlp_theta(arrays):
+    return {f"{name[-1]}{name[-3]}": value for name, value in arrays.items()}  # mlp/~/linear_0/w -> w0
+
+
+def adafac_mlp_theta(arrays):
+    network = {name[-2:]: value for name, value in arrays.items() if name.startswith("nn/")}
+    return {"mlp": network, **{name: value for name, value in arrays.items() if name.endswith("decays")}}
+
+
+def group(file, prefix):
+    return {name.removeprefix(prefix): jnp.asarray(file[name]) for name in file.files if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name, theta_of", [("mlp", mlp_theta), ("adafac_mlp", adafac_mlp_theta)])
+def test_trajectory(name, theta_of):
+    file = np.load(REFERENCE / f"{name}_lopt__mlp.npz")
+    x, y, params = jnp.asarray(file["x"]), jnp.asarray(file["y"]), group(file, "params0/")
+    tx = OPTIMIZERS[name]().build(theta_of(group(file, "theta/")), int(file["num_steps"]))
+
+    def loss(p):
+        return jnp.mean((jnp.tanh(x @ p["w0"] + p["b0"][None]) @ p["w1"] + p["b1"][None] - y) ** 2)
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state, value
+
+    state = tx.init(params)
+    # 1e-5 relative to the size of a leaf; after 50 steps ten times the change that 1e-6 in the start makes
+    tolerance = {1: 1e-5, 2: 1e-5, 10: 1e-5, 50: 10 * float(file["sens_params50"])}
+    for t in range(50):
+        params, state, value = step(params, state)
+        np.testing.assert_allclose(value, file["losses"][t], rtol=10 * float(file["sens_losses"]))
+        if t + 1 in tolerance:
+            for leaf, expected in group(file, f"params{t + 1}/").items():
+                scale = 1.0 if t + 1 == 50 else float(jnp.abs(expected).max())
+                np.testing.assert_allclose(params[leaf], expected, rtol=0, atol=tolerance[t + 1] * scale)
