@@ -26,24 +26,25 @@ ROW_KEYS = {"task", "optimizer", "seed", "steps", "final_loss", "speedup_over_tu
 
 
 def python_loop(task, base):
-    """(rate, seed, steps) -> the losses of the same run as in `run_curves`, one step at a time, with optax alone."""
-    data = task.data()
+    """(rate, seed, steps) -> the losses of the same run as in `run_curves`, one step at a time, with optax alone.
+
+    For a task without noise: which keys the inner loop gives to batches is its own business, and tested there.
+    """
+    batch = jnp.zeros(problems.DIMENSION)
 
     @jax.jit
-    def step(rate, cfg, params, state, key):
-        batch_key, loss_key = jax.random.split(key)
-        batch = task.batch(cfg, data, batch_key, "train")
-        (loss, _), grads = jax.value_and_grad(task.loss, 1, has_aux=True)(cfg, params, batch, loss_key)
+    def step(rate, cfg, params, state):
+        (loss, _), grads = jax.value_and_grad(task.loss, 1, has_aux=True)(cfg, params, batch, None)
         updates, state = base(rate).update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
     def loop(rate, seed, steps):
-        cfg_key, init_key, run_key = jax.random.split(jax.random.fold_in(jax.random.key(curves.STREAM), seed), 3)
+        cfg_key, init_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(curves.STREAM), seed), 3)
         cfg = task.sample(cfg_key)
         params, losses = task.init(cfg, init_key), []
         state = base(rate).init(params)
-        for t in range(steps):
-            params, state, loss = step(rate, cfg, params, state, jax.random.fold_in(run_key, t))
+        for _ in range(steps):
+            params, state, loss = step(rate, cfg, params, state)
             losses.append(float(loss))
         return losses
 
@@ -51,7 +52,7 @@ def python_loop(task, base):
 
 
 def test_curves_equal_a_python_loop_over_optax_adam():
-    task, rates = quadratic(), [1e-3, 1e-1]
+    task, rates = quadratic(noise=0.0), [1e-3, 1e-1]
     thetas = {"learning_rate": np.log(np.float32(rates))}
     losses = curves.run_curves(task, hyper(), thetas, task.data(), steps=15, seeds=3)
     assert losses.shape == (2, 3, 15) and losses.dtype == np.float32
@@ -91,7 +92,7 @@ def test_every_optimizer_meets_the_same_problems():
 
 
 def test_suite_rows_and_the_closed_loop_through_optax():
-    task, seen = quadratic(), []
+    task, seen = quadratic(noise=0.0), []
     result = evaluate_suite(
         [("gone", quadratic(missing=True)), ("a", task)],
         hyper(optax.sgd),
@@ -116,7 +117,8 @@ def test_suite_rows_and_the_closed_loop_through_optax():
     best = min(finals, key=finals.__getitem__)
     assert result.tuned["a"] == best
     tuned = [r["final_loss"] for r in result.rows if (r["task"], r["optimizer"]) == ("a", "adam:tuned")]
-    assert np.mean(tuned) == pytest.approx(finals[best], rel=1e-4)
+    # Losses near 1e-4 are squares of differences near 1e-2 of numbers near 1, each off by some roundings of 6e-8
+    assert np.mean(tuned) == pytest.approx(finals[best], rel=1e-3)
 
 
 def test_two_copies_tie_and_a_planted_fast_optimizer_is_fast():
