@@ -1,18 +1,14 @@
-"""What architectures share: accumulators, factored second moments, tensor normalisation, time features.
+"""What architectures share: accumulators, factored second moments, time features.
 
 Accumulators of several decays are stacked on a FIRST axis [decays, *shape], so that coordinates lie on the minor axes
 and one fused loop updates all decays. Everything is float32 whatever the dtype of the params.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metaopt.types import PyTree
-
-LANES = 16  # float32 numbers in the widest vector register of a CPU
 GRADIENT_LIMIT = 1e8  # keeps fourth powers of gradients, summed over a tensor, finite in float32
 TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 
@@ -28,17 +24,9 @@ class Factored(NamedTuple):
     col: jax.Array | None
 
 
-def lanes(x: jax.Array) -> jax.Array:
-    """x with its largest axis in the last place, where that place is too narrow to fill a vector register.
-    Accumulators are kept in this shape: loops over (10, 32) are three times as fast as over (32, 10)."""
-    if x.ndim < 2 or x.shape[-1] >= LANES or x.shape[-1] == max(x.shape):
-        return x
-    return jnp.swapaxes(x, factored_axes(x.shape)[0], -1)
-
-
 def clean(x: jax.Array) -> jax.Array:
-    """A gradient as float32 within +-GRADIENT_LIMIT (NaN stays NaN: a diverged run must be seen)."""
-    return jnp.clip(x.astype(jnp.float32), -GRADIENT_LIMIT, GRADIENT_LIMIT)
+    """A gradient within +-GRADIENT_LIMIT (NaN stays NaN: a diverged run must be seen)."""
+    return jnp.clip(x, -GRADIENT_LIMIT, GRADIENT_LIMIT)
 
 
 def column(decays: jax.Array, x: jax.Array) -> jax.Array:
@@ -80,46 +68,18 @@ def safe_rsqrt(x: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
-def factored_rsqrt(moments: Factored) -> jax.Array:
-    """1/sqrt of the factored estimate of E[g^2], [decays, *shape] (rank >= 2): the product of two small factors.
+def factored_rsqrt(moments: Factored, eps: float) -> jax.Array:
+    """1/sqrt of the estimate of E[g^2], [decays, *shape].
 
-    row_factor = (row / mean row)^-1/2, col_factor = col^-1/2 (Shazeer & Stern 2018, algorithm 4).
+    Factored: (row / mean row)^-1/2 · col^-1/2 (Shazeer & Stern 2018, algorithm 4); rank < 2: (moment + eps)^-1/2.
     """
     row, col = moments
-    assert col is not None, "rank < 2 is not factored"
+    if col is None:
+        return safe_rsqrt(row + eps)
     second = max(range(1, row.ndim), key=lambda i: row.shape[i] / col.shape[i])  # where row extends and col does not
     return safe_rsqrt(row / (jnp.mean(row, second, keepdims=True) + 1e-9)) * safe_rsqrt(col)
-
-
-def mean_square(x: jax.Array) -> jax.Array:
-    """[k, *shape] -> [k]: the mean of x^2 over the tensor."""
-    return jnp.mean(x * x, axis=tuple(range(1, x.ndim)))
 
 
 def time_features(step: jax.Array) -> jax.Array:
     """[11] tanh(t / tau - 1) for tau = 1, 3, 10, ..., 1e5 (Metz et al. 2019)."""
     return jnp.tanh(step / jnp.array(TIMESCALES) - 1)
-
-
-def map_leaves(fn: Callable[..., tuple], grads: PyTree, params: PyTree, *states: PyTree) -> tuple[PyTree, ...]:
-    """Applies fn(g, p, *state) -> (update, *state) to every leaf of `grads`; returns a tuple of trees, updates first.
-
-    fn sees gradient and parameter in the shape of `lanes`. A state may hold a subtree (say, a NamedTuple) where
-    `grads` has a leaf. Empty leaves are passed through untouched.
-    """
-    leaves = jax.tree.leaves(grads)
-    treedef: Any = jax.tree.structure(grads)
-    columns = [treedef.flatten_up_to(tree) for tree in (params, *states)]
-    rows = [_leaf(fn, *row) if row[0].size else (row[0], *row[2:]) for row in zip(leaves, *columns, strict=True)]
-    return tuple(treedef.unflatten(column) for column in zip(*rows, strict=True))
-
-
-def _leaf(fn, g, p, *state):
-    update, *state = fn(lanes(g), lanes(p), *state)
-    swapped = update.shape != p.shape
-    return jnp.swapaxes(update, factored_axes(p.shape)[0], -1) if swapped else update, *state
-
-
-def init_leaves(fn: Callable[[tuple[int, ...]], PyTree], params: PyTree) -> PyTree:
-    """fn(shape) -> state of a leaf, for every leaf of `params`, in the shape of `lanes`."""
-    return jax.tree.map(lambda p: fn(jax.eval_shape(lanes, p).shape), params)

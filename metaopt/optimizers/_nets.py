@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from metaopt.optimizers._blocks import Block
 from metaopt.types import PyTree
 
 FUSED_WIDTH = 8  # up to this width sums written out beat matrix products: XLA fuses the whole network into one loop
@@ -25,43 +27,64 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, jax.Array]:
     return theta
 
 
-def coordinate_mlp(
-    layers: Sequence[tuple[jax.Array, jax.Array]], groups: Sequence[jax.Array], shape: tuple[int, ...]
-) -> jax.Array | list[jax.Array]:
-    """The ReLU network at every coordinate. -> its outputs, [outputs, *shape] or a list of [*shape], f32.
+def normalised_mlp(
+    layers: Sequence[tuple[jax.Array, jax.Array]], groups: Sequence[jax.Array], block: Block, eps: float = 1e-5
+) -> Sequence[jax.Array]:
+    """The ReLU network at every coordinate, each input divided by its root mean square over the coordinate's tensor:
+
+        x_i -> x_i / sqrt(eps + mean over the tensor of x_i^2)
 
     layers: [(w [fan_in, fan_out], b [fan_out]), ...]; the groups' rows, concatenated, are the first layer's inputs.
+    -> its outputs, each [*block.shape] f32
     """
     (w, b), *rest = layers
-    inputs, row = [], 0
-    for group in groups:
-        inputs.append((w[row : row + group.shape[0]], group))
-        row += group.shape[0]
-    inputs.sort(key=lambda pair: pair[1].size)  # what is constant along an axis is summed up before it meets the rest
-    network = _fused if w.shape[1] <= FUSED_WIDTH else _matmul
-    return network(b, inputs, rest, shape)
+    if w.shape[1] > FUSED_WIDTH:
+        return _matmul(_first_layer(w, b, groups, block, eps), rest)
+    return _fused(_first_layer(w, b, groups, block, eps), rest)
 
 
-def _fused(b, inputs, layers, shape):
-    """Every sum written out: one loop over the coordinates, no intermediate is stored."""
-    hidden = list(b)
-    for w, group in inputs:
-        if group.size < math.prod(shape):
-            hidden = [h + part for h, part in zip(hidden, jnp.tensordot(w, group, axes=(0, 0)), strict=True)]
-        else:
-            hidden = [h + sum(w[k, j] * x for k, x in enumerate(group)) for j, h in enumerate(hidden)]
-    for w, b in layers:
-        active = [jax.nn.relu(h) for h in hidden]
-        hidden = [b[j] + sum(w[i, j] * x for i, x in enumerate(active)) for j in range(w.shape[1])]
+def _first_layer(w, b, groups, block, eps):
+    """b + w^T x over all normalised inputs: [fan_out, *shape], or a list of [*shape] to be fused with what follows."""
+    if block.flat:
+        x = jnp.concatenate(groups)
+        return jnp.concatenate([_scaled(w, [part], eps).T @ part for part in block.tensors(x)], 1) + b[:, None]
+    ends = np.cumsum([x.shape[0] for x in groups])
+    inputs = list(zip(jnp.split(_scaled(w, groups, eps), ends[:-1]), groups, strict=True))
+    if w.shape[1] > FUSED_WIDTH:
+        return _column(b, len(block.shape)) + sum(jnp.tensordot(w, x, axes=(0, 0)) for w, x in inputs)
+    partial: dict[tuple[int, ...], jax.Array] = {}  # what is constant along an axis, summed up before it meets the rest
+    for w, x in inputs:
+        if x.shape[1:] != block.shape:
+            partial[x.shape[1:]] = partial.get(x.shape[1:], 0) + jnp.tensordot(w, x, axes=(0, 0))
+    hidden = [h + sum(p[j] for p in partial.values()) for j, h in enumerate(b)]
+    for w, x in inputs:
+        if x.shape[1:] == block.shape:
+            hidden = [h + sum(w[k, j] * row for k, row in enumerate(x)) for j, h in enumerate(hidden)]
     return hidden
 
 
-def _matmul(b, inputs, layers, shape):
+def _scaled(w, groups, eps):
+    """w [inputs, fan_out] with row i divided by the root mean square of input i."""
+    means = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in groups]
+    return w * jax.lax.rsqrt(eps + jnp.concatenate(means))[:, None]
+
+
+def _column(b, ndim):
+    return b.reshape((-1,) + (1,) * ndim)
+
+
+def _matmul(hidden, layers):
     """Matrix products with the coordinates on the minor axes."""
-    column = (-1,) + (1,) * len(shape)
-    hidden = b.reshape(column) + sum(jnp.tensordot(w, group, axes=(0, 0)) for w, group in inputs)
     for w, b in layers:
-        hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + b.reshape(column)
+        hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + _column(b, hidden.ndim - 1)
+    return hidden
+
+
+def _fused(hidden, layers):
+    """Every sum written out: one loop over the coordinates, no intermediate is stored."""
+    for w, b in layers:
+        active = [jax.nn.relu(h) for h in hidden]
+        hidden = [b[j] + sum(w[i, j] * x for i, x in enumerate(active)) for j in range(w.shape[1])]
     return hidden
 
 

@@ -12,6 +12,7 @@ b = 1 - exp(10 (log(1 - b0)/10 + theta_b)). Differs from the paper: nothing; gra
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,14 +21,15 @@ import optax
 
 from metaopt.optimizers import _features as F
 from metaopt.optimizers import _nets
+from metaopt.optimizers._blocks import blocks_of, map_blocks
 from metaopt.types import LearnedOptimizer, PyTree
 
 
 class AdafacMLPState(NamedTuple):
     step: jax.Array  # i32 scalar
-    m: PyTree  # per leaf [momenta, *shape] f32
-    v: PyTree  # per leaf [1, *shape] f32
-    factored: PyTree  # per leaf Factored
+    m: list[jax.Array]  # per block [momenta, *shape] f32
+    v: list[jax.Array]  # per block [1, *shape] f32
+    factored: list[list[F.Factored]]  # per block, per tensor
 
 
 def adafac_mlp(
@@ -55,43 +57,40 @@ def adafac_mlp(
         del num_steps
         decays = {name: 1 - jnp.exp(jnp.log1p(-jnp.array(b)) + 10 * theta[name]) for name, b in start.items()}
         (w0, b0), *layers = _nets.layers_of(theta["mlp"])
+        w0, w_time = jnp.split(w0, [num_features])
 
         def init_fn(params):
-            m = F.init_leaves(lambda shape: jnp.zeros((k, *shape)), params)
-            v = F.init_leaves(lambda shape: jnp.zeros((1, *shape)), params)
-            factored = F.init_leaves(lambda shape: F.factored_init(shape, k), params)
+            blocks = blocks_of(params)
+            m, v = ([jnp.zeros((n, *block.shape)) for block in blocks] for n in (k, 1))
+            factored = [[F.factored_init(shape, k) for shape in block.shapes] for block in blocks]
             return AdafacMLPState(jnp.zeros((), jnp.int32), m, v, factored)
 
-        def leaf(bias, g, p, m, v, factored):
-            g = F.clean(g)
+        def step(bias, block, grads, params, m, v, factored):
+            grads = [F.clean(g) for g in grads]
+            g, p = block.gather(grads), block.gather(params)
             m, v = F.ema(decays["momentum_decays"], m, g), F.ema(decays["rms_decays"], v, g * g)
-            factored = F.factored_update(decays["adafactor_decays"], factored, g)
-            groups = features(g, p.astype(jnp.float32), m, v, factored)
-            scale = jax.lax.rsqrt(1e-5 + jnp.concatenate([F.mean_square(x) for x in groups]))
-            first = (w0[:num_features] * scale[:, None], bias)
-            d, a = _nets.coordinate_mlp([first, *layers], groups, g.shape)
-            return (-step_mult * d * jnp.exp(exp_mult * a)).astype(p.dtype), m, v, factored
+            leaves = zip(block.leaves, factored, strict=True)
+            factored = [F.factored_update(decays["adafactor_decays"], old, grads[i]) for i, old in leaves]
+            inputs = features(g, p, m, v, factored, block)
+            d, a = _nets.normalised_mlp([(w0, bias), *layers], inputs, block)
+            return -step_mult * d * jnp.exp(exp_mult * a), m, v, factored
 
         def update_fn(grads, state, params=None, **extra):
             del extra
-            bias = b0 + F.time_features(state.step) @ w0[num_features:]
-            out = F.map_leaves(lambda *xs: leaf(bias, *xs), grads, params, state.m, state.v, state.factored)
-            updates, m, v, factored = out
-            return updates, AdafacMLPState(state.step + 1, m, v, factored)
+            bias = b0 + F.time_features(state.step) @ w_time
+            updates, *state_ = map_blocks(partial(step, bias), grads, params, state.m, state.v, state.factored)
+            return updates, AdafacMLPState(state.step + 1, *state_)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
     return LearnedOptimizer(init, build)
 
 
-def features(g: jax.Array, p: jax.Array, m: jax.Array, v: jax.Array, factored: F.Factored) -> Sequence[jax.Array]:
-    """The 28 features of one tensor in the published order, as groups [k, *shape] before normalisation."""
+def features(g, p, m, v, factored, block) -> Sequence[jax.Array]:
+    """The 28 features of a block's coordinates in the published order, as groups [k, *shape] before normalisation."""
     r = jax.lax.rsqrt(v + 1e-6)
-    row, col = factored
-    if col is None:
-        col = row
-        f_g, f_m = F.safe_rsqrt(row + 1e-9), jax.lax.rsqrt(row + 1e-6)
-    else:
-        f_g = f_m = F.factored_rsqrt(factored)
+    row = block.spread([f.row for f in factored])
+    col = block.spread([f.row if f.col is None else f.col for f in factored])
+    f_g, f_m = (block.spread([F.factored_rsqrt(f, eps) for f in factored]) for eps in (1e-9, 1e-6))
     inverse_row, inverse_col = jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)
     return [g[None], p[None], m, v, m * r, r, g[None] * f_g, row, col, inverse_row, inverse_col, m * f_m]

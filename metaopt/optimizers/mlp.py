@@ -9,6 +9,7 @@ root mean square over the tensor, and 11 time features tanh(t/tau - 1) go throug
 Differs from the paper: nothing; gradients beyond 1e8 are clipped.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,12 +18,13 @@ import optax
 
 from metaopt.optimizers import _features as F
 from metaopt.optimizers import _nets
+from metaopt.optimizers._blocks import blocks_of, map_blocks
 from metaopt.types import LearnedOptimizer, PyTree
 
 
 class MLPState(NamedTuple):
     step: jax.Array  # i32 scalar
-    m: PyTree  # per leaf [momenta, *shape] f32
+    m: list[jax.Array]  # per block [momenta, *shape] f32
 
 
 def mlp(
@@ -41,24 +43,21 @@ def mlp(
     def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
         del num_steps
         (w0, b0), *layers = _nets.layers_of(theta)
+        w0, w_time = jnp.split(w0, [num_features])
 
         def init_fn(params):
-            m = F.init_leaves(lambda shape: jnp.zeros((len(decays), *shape)), params)
-            return MLPState(jnp.zeros((), jnp.int32), m)
+            return MLPState(jnp.zeros((), jnp.int32), [jnp.zeros((len(decays), *b.shape)) for b in blocks_of(params)])
 
-        def leaf(bias, g, p, m):
-            g = F.clean(g)
+        def step(bias, block, grads, params, m):
+            g, p = F.clean(block.gather(grads)), block.gather(params)
             m = F.ema(jnp.array(decays), m, g)
-            groups = [g[None], p.astype(jnp.float32)[None], m]
-            scale = jax.lax.rsqrt(1e-5 + jnp.concatenate([F.mean_square(x) for x in groups]))
-            first = (w0[:num_features] * scale[:, None], bias)
-            d, a = _nets.coordinate_mlp([first, *layers], groups, g.shape)
-            return (-step_mult * d * jnp.exp(exp_mult * a)).astype(p.dtype), m
+            d, a = _nets.normalised_mlp([(w0, bias), *layers], [g[None], p[None], m], block)
+            return -step_mult * d * jnp.exp(exp_mult * a), m
 
         def update_fn(grads, state, params=None, **extra):
             del extra
-            bias = b0 + F.time_features(state.step) @ w0[num_features:]
-            updates, m = F.map_leaves(lambda *xs: leaf(bias, *xs), grads, params, state.m)
+            bias = b0 + F.time_features(state.step) @ w_time
+            updates, m = map_blocks(partial(step, bias), grads, params, state.m)
             return updates, MLPState(state.step + 1, m)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)

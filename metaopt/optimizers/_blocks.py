@@ -1,0 +1,83 @@
+"""How the coordinates of a model are laid out for a per-coordinate network.
+
+A *block* is a set of coordinates processed by one kernel: a large tensor in its own shape (so that it keeps its
+sharding, and row or column statistics broadcast), or up to `TENSORS` small tensors side by side in one flat vector,
+which costs a handful of kernels instead of a handful a tensor. Statistics are per tensor in either case.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metaopt.types import PyTree
+
+SMALL = 1024  # coordinates; a tensor below this goes into a flat block
+TENSORS = 16  # of a flat block, at most
+
+
+class Block(NamedTuple):
+    """leaves: indices into the model's list of leaves; shapes: theirs. One large leaf, or several small ones."""
+
+    leaves: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def flat(self) -> bool:
+        return math.prod(self.shapes[0]) < SMALL
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the block's coordinates."""
+        return (sum(map(math.prod, self.shapes)),) if self.flat else self.shapes[0]
+
+    def gather(self, arrays: Sequence[jax.Array]) -> jax.Array:
+        """The block's coordinates from the model's leaves, f32 [*shape]."""
+        return self.spread([arrays[i].astype(jnp.float32)[None] for i in self.leaves])[0]
+
+    def spread(self, arrays: Sequence[jax.Array]) -> jax.Array:
+        """Per tensor [k, *broadcastable to its shape] -> [k, *broadcastable to the block's shape]."""
+        if not self.flat:
+            return arrays[0]
+        full = [jnp.broadcast_to(x, (x.shape[0], *s)) for x, s in zip(arrays, self.shapes, strict=True)]
+        return jnp.concatenate([x.reshape(x.shape[0], -1) for x in full], 1)
+
+    def tensors(self, x: jax.Array) -> list[jax.Array]:
+        """[k, *shape] -> per tensor [k, *its coordinates]: its own shape, or flat in a flat block."""
+        if not self.flat:
+            return [x]
+        return jnp.split(x, np.cumsum([math.prod(s) for s in self.shapes])[:-1], axis=1)
+
+    def scatter(self, x: jax.Array) -> list[jax.Array]:
+        """[*shape] -> the block's leaves, each in its own shape."""
+        return [part.reshape(s) for part, s in zip(self.tensors(x[None]), self.shapes, strict=True)]
+
+
+def blocks_of(tree: PyTree) -> list[Block]:
+    """The blocks that cover all leaves that are not empty."""
+    shapes = [x.shape for x in jax.tree.leaves(tree)]
+    sizes = [math.prod(s) for s in shapes]
+    small = [i for i, n in enumerate(sizes) if 0 < n < SMALL]
+    groups = [tuple(small[k : k + TENSORS]) for k in range(0, len(small), TENSORS)]
+    groups += [(i,) for i, n in enumerate(sizes) if n >= SMALL]
+    return [Block(group, tuple(shapes[i] for i in group)) for group in groups]
+
+
+def map_blocks(fn, grads: PyTree, params: PyTree, *states: Sequence[PyTree]) -> tuple[PyTree, ...]:
+    """fn(block, grad leaves, param leaves, *state of the block) -> (step [*block.shape], *new state), block by block.
+
+    -> (updates in the shapes and dtypes of the params, zero for empty leaves; each new state, a list over the blocks)
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    gradients = jax.tree.leaves(grads)
+    updates = [jnp.zeros_like(p) for p in leaves]
+    new: list[tuple] = []
+    for block, *state in zip(blocks_of(params), *states, strict=True):
+        step, *state = fn(block, gradients, leaves, *state)
+        for i, u in zip(block.leaves, block.scatter(step), strict=True):
+            updates[i] = u.astype(leaves[i].dtype)
+        new.append(tuple(state))
+    return jax.tree.unflatten(treedef, updates), *([row[i] for row in new] for i in range(len(states)))
