@@ -1,0 +1,96 @@
+"""Cost of one update of a learned optimizer, next to AdamW's.
+
+    python experiments/benchmarks/opt_update.py --optimizer adafac_mlp --params 1000000
+
+prints one line of JSON; README.md beside this file says what its fields mean. The model is two residual blocks of a
+transformer, without its attention; either update is one jitted call that also applies it, state and parameters donated.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import _measure as M
+import numpy as np
+import typer
+
+BLOCKS = 2
+
+
+def main(
+    optimizer: Annotated[str, typer.Option(help="Any learned optimizer's name.")] = "adafac_mlp",
+    params: Annotated[int, typer.Option(min=30, help="Parameters of the model, about.")] = 1_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed updates of either optimizer.")] = 50,
+) -> None:
+    """Prints one line of JSON."""
+    import jax
+    import optax
+
+    from metaopt import OPTIMIZERS
+
+    if optimizer not in OPTIMIZERS:
+        raise typer.BadParameter(f"expected one of {', '.join(OPTIMIZERS)}, got {optimizer}", param_hint="--optimizer")
+    learned = OPTIMIZERS[optimizer]()
+    tx = learned.build(learned.init(jax.random.key(0)), 1000)
+    runs = [trainer(tx, params), trainer(optax.adamw(1e-3), params)]
+    for run in runs:
+        run()
+    update, adamw = (float(np.median(seconds)) for seconds in M.interleaved(runs, repeats))
+    tree = model(params)
+    size = count(tree)
+    result = {
+        "optimizer": optimizer,
+        "update_ms": 1e3 * update,
+        "adamw_ms": 1e3 * adamw,
+        "ratio": update / adamw,
+        "params": size,
+        "tensors": len(jax.tree.leaves(tree)),
+        "state_floats_per_param": count(tx.init(tree)) / size,
+        "repeats": repeats,
+    }
+    print(json.dumps({name: M.rounded(value) for name, value in {**result, **M.machine()}.items()}))
+
+
+def model(size: int) -> dict[str, np.ndarray]:
+    """About `size` random numbers: per block a scale and a bias [d], matrices [d, 4d] and [4d, d] with biases."""
+    d = max(1, round((math.sqrt(49 + 32 * size / BLOCKS) - 7) / 16))  # a block has 8 d^2 + 7 d
+    shapes = {"scale": (d,), "bias": (d,), "up": (d, 4 * d), "up_bias": (4 * d,), "down": (4 * d, d), "down_bias": (d,)}
+    draw = np.random.default_rng(0).standard_normal
+    return {f"{name}{i}": draw(shape, np.float32) for i in range(BLOCKS) for name, shape in shapes.items()}
+
+
+def trainer(tx: Any, size: int) -> Callable[[], None]:
+    """A function that takes one more optimization step, and waits for it."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    tx = optax.with_extra_args_support(tx)
+    params, grads = (jax.tree.map(jnp.array, model(size)) for _ in range(2))
+    state = tx.init(params)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params, value=jnp.float32(1))
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+
+    def run() -> None:
+        nonlocal params, state
+        params, state = step(params, state, grads)
+        jax.block_until_ready((params, state))
+
+    return run
+
+
+def count(tree: Any) -> int:
+    """Floating-point numbers in a tree."""
+    import jax
+    import jax.numpy as jnp
+
+    return sum(x.size for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating))
+
+
+if __name__ == "__main__":
+    typer.run(main)
