@@ -16,10 +16,10 @@ Horizon = int | tuple[int, int]  # constant, or (low, high): log-uniform
 PAIR = Inner(cfg=None, params=0, opt_state=0, step=None, horizon=None, key=None)  # type: ignore[arg-type]
 
 
-def check(**arguments: int | float) -> None:
-    """ValueError unless every argument is positive."""
+def check(**arguments: int | float | None) -> None:
+    """ValueError unless every argument is positive, or None."""
     for name, value in arguments.items():
-        if not value > 0:
+        if value is not None and not value > 0:
             raise ValueError(f"{name}: must be positive, got {value}")
 
 
@@ -46,10 +46,11 @@ def fresh(
     return start(task, optimizer, theta, sample_horizon(bounds, truncation, horizon_key), start_key)
 
 
-def staggered(inner: Inner, fraction: jax.Array, truncation: int) -> Inner:
-    """Shortens a first run to a fraction of its horizon, so that the runs of a batch, all started now, end (and are
-    replaced) one after another: from then on the batch covers all ages, every one reached by real steps."""
-    truncations = jnp.ceil(fraction * inner.horizon / truncation).astype(jnp.int32)
+def staggered(inner: Inner, rank: jax.Array, num_tasks: int, truncation: int) -> Inner:
+    """Shortens a first run to the fraction rank / num_tasks of its horizon, rank 1 to num_tasks, so that the runs of a
+    batch, all started now, end (and are replaced) one after another: from then on the batch covers all ages, every one
+    reached by real steps. In integers: a rounded fraction would skip some ages and take others twice."""
+    truncations = -(-rank * (inner.horizon // truncation) // num_tasks)  # the ceiling
     return inner._replace(horizon=truncations * truncation)
 
 
@@ -70,7 +71,7 @@ def unroll_pair(
     """`length` steps of a pair, each under its own theta. -> (pair, normalised losses [2, length], healthy bool)."""
     one = partial(unroll, task, optimizer, data=data, length=length)
     pair, losses = jax.vmap(one, in_axes=(0, PAIR), out_axes=(PAIR, 0))(thetas, pair)
-    healthy = tree.all_finite((pair.params, losses))
+    healthy = tree.all_finite((pair.params, pair.opt_state, losses))
     return pair, task.normalize(pair.cfg, losses), healthy
 
 
@@ -103,7 +104,7 @@ def over_tasks(one: Callable, num_tasks: int, chunk: int | None) -> Callable:
 
 
 def init_tasks(one: Callable, num_tasks: int) -> Callable:
-    """`one(theta, fraction, key) -> state` of one task -> init(theta, key) -> state [tasks, ...], over the devices."""
+    """`one(theta, rank, key) -> state` of one task -> init(theta, key) -> state [tasks, ...], over the devices."""
     mapped = sharding.over_runs(jax.vmap(one, (None, 0, 0)), num_tasks, (False, True, True), True)
-    fractions = (jnp.arange(num_tasks) + 1) / num_tasks
-    return lambda theta, key: mapped(theta, fractions, jax.random.split(key, num_tasks))
+    ranks = jnp.arange(1, num_tasks + 1, dtype=jnp.int32)
+    return lambda theta, key: mapped(theta, ranks, jax.random.split(key, num_tasks))

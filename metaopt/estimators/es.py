@@ -25,7 +25,7 @@ def es(
     chunk: int | None = None,
 ) -> Estimator:
     """`num_tasks` antithetic pairs, each unrolled over `horizon` steps. Errors: ValueError for what is not positive."""
-    C.check(num_tasks=num_tasks, horizon=horizon, std=std)
+    C.check(num_tasks=num_tasks, horizon=horizon, std=std, chunk=chunk)
 
     def one(theta, state, data, key):
         noise_key, start_key = jax.random.split(key)

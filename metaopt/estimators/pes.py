@@ -39,12 +39,12 @@ def pes(
 
     Errors: ValueError for a horizon that is not made of whole truncations, or an argument that is not positive.
     """
-    C.check(num_tasks=num_tasks, std=std)
+    C.check(num_tasks=num_tasks, std=std, chunk=chunk)
     bounds = C.check_horizon(horizon, truncation)
 
-    def init(theta, fraction, key):
+    def init(theta, rank, key):
         inner = C.fresh(task, optimizer, theta, bounds, truncation, key)
-        return PESState(C.doubled(C.staggered(inner, fraction, truncation)), tree.zeros_like(theta))
+        return PESState(C.doubled(C.staggered(inner, rank, num_tasks, truncation)), tree.zeros_like(theta))
 
     def one(theta, state, data, key):
         noise_key, restart_key = jax.random.split(key)

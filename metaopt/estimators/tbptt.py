@@ -29,11 +29,11 @@ def tbptt(
 
     Errors: ValueError for a horizon that is not made of whole truncations, or an argument that is not positive.
     """
-    C.check(num_tasks=num_tasks)
+    C.check(num_tasks=num_tasks, chunk=chunk)
     bounds = C.check_horizon(horizon, truncation)
 
-    def init(theta, fraction, key):
-        return C.staggered(C.fresh(task, optimizer, theta, bounds, truncation, key), fraction, truncation)
+    def init(theta, rank, key):
+        return C.staggered(C.fresh(task, optimizer, theta, bounds, truncation, key), rank, num_tasks, truncation)
 
     def one(theta, inner, data, key):
         start = C.fresh(task, optimizer, theta, bounds, truncation, key)
@@ -44,7 +44,7 @@ def tbptt(
             return task.normalize(inner.cfg, losses).mean(), (end, losses)
 
         (loss, (end, losses)), grad = jax.value_and_grad(meta_loss, has_aux=True)(theta)
-        healthy = tree.all_finite((end.params, losses, grad))
+        healthy = tree.all_finite((end.params, end.opt_state, losses, grad))
         grad = jax.tree.map(lambda g: jnp.where(healthy, g, 0.0), grad)
         end = end._replace(horizon=jnp.where(healthy, end.horizon, 0))
         return grad, end, {"meta_loss": loss, "diverged": 1.0 * ~healthy}

@@ -30,11 +30,11 @@ def truncated_es(
 
     Errors: ValueError for a horizon that is not made of whole truncations, or an argument that is not positive.
     """
-    C.check(num_tasks=num_tasks, std=std)
+    C.check(num_tasks=num_tasks, std=std, chunk=chunk)
     bounds = C.check_horizon(horizon, truncation)
 
-    def init(theta, fraction, key):
-        return C.staggered(C.fresh(task, optimizer, theta, bounds, truncation, key), fraction, truncation)
+    def init(theta, rank, key):
+        return C.staggered(C.fresh(task, optimizer, theta, bounds, truncation, key), rank, num_tasks, truncation)
 
     def one(theta, inner, data, key):
         noise_key, restart_key = jax.random.split(key)

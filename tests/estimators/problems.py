@@ -1,0 +1,174 @@
+"""Toy problems whose meta-gradients are known exactly, and what their estimates are compared with.
+
+A problem is a task with an 'optimizer' that is an inner dynamics: theta drives the inner parameters as it likes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metaopt.types import Inner, LearnedOptimizer, Task
+
+
+class Problem(NamedTuple):
+    task: Task
+    optimizer: LearnedOptimizer
+    theta: object  # where the gradient is taken
+
+
+def make_task(init: Callable, loss: Callable, **other: Callable) -> Task:
+    """A task without members, data and normalisation, but for what is given."""
+    task = Task(
+        sample=lambda key: (),
+        init=lambda cfg, key: init(),
+        batch=lambda cfg, data, key, split: (),
+        loss=lambda cfg, params, batch, key: (loss(params), ()),
+        normalize=lambda cfg, loss: loss,
+        data=dict,
+    )
+    return task._replace(**other)
+
+
+def dynamics(step: Callable, theta: object) -> LearnedOptimizer:
+    """The 'optimizer' that moves params to step(theta, params)."""
+
+    def build(theta, num_steps):
+        def update(grads, state, params, **extra):
+            return jax.tree.map(lambda new, old: new - old, step(theta, params), params), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+    return LearnedOptimizer(lambda key: theta, build)
+
+
+def bowl() -> Problem:
+    """theta [3] becomes the params at the first step; loss x'Hx / 2 + b'x, so the meta-loss is quadratic too.
+
+    H and b are of one scale, and no entry of the gradient is small.
+    """
+    h, b = jnp.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 0.5]]), jnp.array([1.0, -2.0, 0.7])
+    theta = jnp.array([0.5, -1.0, 1.5])
+    task = make_task(lambda: jnp.zeros(3), lambda x: 0.5 * x @ h @ x + b @ x)
+    return Problem(task, dynamics(lambda theta, x: theta, theta), theta)
+
+
+def influence_balancing(size: int = 23, positive: int = 10) -> Problem:
+    """x <- A x + theta (1, ..., 1, -1, ..., -1) with A_ii = A_i,i+1 = 1/2 (Tallec & Ollivier 2017, section 4).
+
+    The loss (x_0 - 1)^2 / 2 sees the first coordinate: pushed up by theta at once, down by 6 theta after some 50 steps.
+    """
+    signs = jnp.where(jnp.arange(size) < positive, 1.0, -1.0)
+
+    def step(theta, x):
+        return 0.5 * (x + jnp.append(x[1:], jnp.zeros(1))) + theta * signs
+
+    theta = jnp.float32(0.5)
+    return Problem(make_task(lambda: jnp.zeros(size), lambda x: 0.5 * (x[0] - 1.0) ** 2), dynamics(step, theta), theta)
+
+
+def early_matters(early: int = 4) -> Problem:
+    """theta becomes x at the first step and never again. The first steps want x at -1, all later ones want it at 3."""
+
+    def step(theta, params):
+        return {"x": jnp.where(params["t"] == 0, theta, params["x"]), "t": params["t"] + 1}
+
+    def loss(params):
+        return 0.5 * (params["x"] - jnp.where(params["t"] < early, -1.0, 3.0)) ** 2
+
+    theta = jnp.float32(0.5)
+    return Problem(make_task(lambda: {"x": jnp.zeros(()), "t": jnp.zeros(())}, loss), dynamics(step, theta), theta)
+
+
+def momentum() -> Problem:
+    """A nonlinear, stochastic one, of any float type: SGD with momentum on a quartic with members, batches and noise.
+
+    theta: log learning rate, logit of the decay, and the learned initial velocity, which lives in the state.
+    """
+
+    def sample(key):
+        return {"a": jax.random.uniform(key, (3,), minval=0.5, maxval=2.0)}
+
+    def batch(cfg, data, key, split):
+        return data[split][jax.random.randint(key, (), 0, 8)]
+
+    def loss(cfg, x, batch, key):
+        error = x - batch - 0.1 * jax.random.normal(key, (3,))
+        return jnp.mean(cfg["a"] * error**2 + 0.1 * error**4), ()
+
+    def build(theta, num_steps):
+        rate, decay = jnp.exp(theta["rate"]) * (1 + 1 / num_steps), jax.nn.sigmoid(theta["decay"])
+
+        def update(grads, velocity, params, **extra):
+            velocity = decay * velocity - rate * grads
+            return velocity, velocity
+
+        return optax.GradientTransformationExtraArgs(lambda params: theta["start"] * jnp.ones_like(params), update)
+
+    rows = np.random.default_rng(0).standard_normal((8, 3))
+    theta = {"rate": jnp.log(0.1), "decay": jnp.zeros(()), "start": jnp.asarray(0.2)}
+    task = Task(
+        sample=sample,
+        init=lambda cfg, key: 1.0 + jax.random.normal(key, (3,)),
+        batch=batch,
+        loss=loss,
+        normalize=lambda cfg, loss: jnp.clip(jnp.nan_to_num(loss, nan=jnp.inf) / cfg["a"].sum(), max=10.0),
+        data=lambda: {"train": jnp.asarray(rows)},
+    )
+    return Problem(task, LearnedOptimizer(lambda key: theta, build), theta)
+
+
+def whole_run_loss(problem: Problem, theta: object, run: Inner, data: object, steps: int) -> jax.Array:
+    """Mean normalised loss over the first `steps` steps of a fresh run: a Python loop, as the documentation has it."""
+    task, tx = problem.task, problem.optimizer.build(theta, run.horizon)
+    params, state, losses = run.params, tx.init(run.params), []
+    for t in range(steps):
+        batch = task.batch(run.cfg, data, jax.random.fold_in(run.key, 2 * t), "train")
+        noise_key = jax.random.fold_in(run.key, 2 * t + 1)
+        loss, grads = jax.value_and_grad(lambda p, b=batch, k=noise_key: task.loss(run.cfg, p, b, k)[0])(params)
+        updates, state = tx.update(grads, state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+        losses.append(task.normalize(run.cfg, loss))
+    return jnp.stack(losses).mean()
+
+
+def truncation_losses(problem: Problem, thetas: jax.Array, truncation: int) -> jax.Array:
+    """Mean loss of each truncation [n] of a run under one scalar theta a truncation, thetas [n]; for `dynamics`."""
+
+    def step(params, theta):
+        tx = problem.optimizer.build(theta, None)
+        updates, _ = tx.update(params, tx.init(params), params)
+        return optax.apply_updates(params, updates), problem.task.loss((), params, (), None)[0]
+
+    _, losses = jax.lax.scan(step, problem.task.init((), None), jnp.repeat(thetas, truncation))
+    return losses.reshape(-1, truncation).mean(1)
+
+
+def pes_variance(influence: np.ndarray) -> float:
+    """Variance of the mean PES estimate over one cycle of n truncations of one task in steady state, exactly.
+
+    influence[k, j]: derivative of truncation k's loss by the theta of truncation j, of a run of n truncations whose
+    loss is quadratic in them. Then (L+ - L-) / 2 = sum_j influence[k, j] eps_j exactly, and with z = eps / std
+
+        sum_k g_k = sum_k (sum_{i <= k} z_i) (sum_j influence[k, j] z_j) = z'Sz,    Var = 2 tr(S^2),   S symmetric
+
+    A task at age m sees the truncations m to n of one run and the first m of the next, which is independent; all ages
+    are equally frequent.
+    """
+    n = len(influence)
+
+    def piece(start, end):
+        s = np.tril(np.ones((n, n)))[start:end].T @ influence[start:end] / n
+        s = (s + s.T) / 2
+        return 2 * np.sum(s * s)
+
+    return float(np.mean([piece(m, n) + piece(0, m) for m in range(n)]))
+
+
+def runs_in(state: object) -> list[Inner]:
+    """The inner runs that an estimator's state carries."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Inner))
+    return [x for x in leaves if isinstance(x, Inner)]
