@@ -10,7 +10,6 @@ from metaopt import sharding, tree
 from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 from metaopt.unroll import start, unroll
 
-Horizon = int | tuple[int, int]  # constant, or (low, high): log-uniform
 
 # A pair of runs shares the member of the family, the step, the horizon and the key, and so its batches.
 PAIR = Inner(cfg=None, params=0, opt_state=0, step=None, horizon=None, key=None)  # type: ignore[arg-type]
@@ -23,7 +22,7 @@ def check(**arguments: int | float | None) -> None:
             raise ValueError(f"{name}: must be positive, got {value}")
 
 
-def check_horizon(horizon: Horizon, truncation: int) -> tuple[int, int]:
+def check_horizon(horizon: int | tuple[int, int], truncation: int) -> tuple[int, int]:
     """(low, high); both must be positive multiples of the truncation, so that a run ends where a truncation ends."""
     low, high = (horizon, horizon) if isinstance(horizon, int) else horizon
     check(truncation=truncation, horizon=low)

@@ -35,7 +35,7 @@ def es(
         metrics = {"meta_loss": losses.mean(), "diverged": 2.0 * ~healthy}
         return C.es_gradient(noise, losses, std), state, metrics
 
-    def init(theta, key):
-        return jnp.zeros(num_tasks)  # nothing is carried from one estimate to the next
+    def init(theta, fraction, key):
+        return jnp.zeros(())  # nothing is carried from one estimate to the next
 
-    return Estimator(init, C.over_tasks(one, num_tasks, chunk), num_tasks * horizon * 2)
+    return Estimator(C.init_tasks(init, num_tasks), C.over_tasks(one, num_tasks, chunk), num_tasks * horizon * 2)

@@ -30,7 +30,7 @@ def pes(
     *,
     num_tasks: int = 8,
     truncation: int = 20,
-    horizon: C.Horizon = 200,
+    horizon: int | tuple[int, int] = 200,
     std: float = 0.01,
     chunk: int | None = None,
 ) -> Estimator:

@@ -21,7 +21,7 @@ def tbptt(
     *,
     num_tasks: int = 8,
     truncation: int = 20,
-    horizon: C.Horizon = 200,
+    horizon: int | tuple[int, int] = 200,
     chunk: int | None = None,
 ) -> Estimator:
     """`num_tasks` runs, `truncation` steps each per estimate; state: one Inner [tasks, ...]. A task whose gradient is

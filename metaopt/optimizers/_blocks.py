@@ -42,8 +42,7 @@ class Block(NamedTuple):
         """Per tensor [k, *broadcastable to its shape] -> [k, *broadcastable to the block's shape]."""
         if not self.flat:
             return arrays[0]
-        full = [jnp.broadcast_to(x, (x.shape[0], *s)) for x, s in zip(arrays, self.shapes, strict=True)]
-        return jnp.concatenate([x.reshape(x.shape[0], -1) for x in full], 1)
+        return jnp.concatenate([_expand(x, s) for x, s in zip(arrays, self.shapes, strict=True)], 1)
 
     def tensors(self, x: jax.Array) -> list[jax.Array]:
         """[k, *shape] -> per tensor [k, *its coordinates]: its own shape, or flat in a flat block."""
@@ -54,6 +53,19 @@ class Block(NamedTuple):
     def scatter(self, x: jax.Array) -> list[jax.Array]:
         """[*shape] -> the block's leaves, each in its own shape."""
         return [part.reshape(s) for part, s in zip(self.tensors(x[None]), self.shapes, strict=True)]
+
+
+def _expand(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[k, *broadcastable to shape] -> [k, coordinates], flat.
+
+    A broadcast would be fused into the loop over coordinates, which its index arithmetic keeps from being vectorised;
+    a product with a matrix of zeros and ones is not, and is as exact.
+    """
+    if x.shape[1:] != shape:
+        source = np.broadcast_to(np.arange(x[0].size).reshape(x.shape[1:]), shape).ravel()
+        selection = np.eye(x[0].size, dtype=np.float32)[:, source]
+        return jnp.dot(x.reshape(x.shape[0], -1), selection, precision=jax.lax.Precision.HIGHEST)
+    return x.reshape(x.shape[0], -1)
 
 
 def blocks_of(tree: PyTree) -> list[Block]:

@@ -25,8 +25,8 @@ class Factored(NamedTuple):
 
 
 def clean(x: jax.Array) -> jax.Array:
-    """A gradient within +-GRADIENT_LIMIT (NaN stays NaN: a diverged run must be seen)."""
-    return jnp.clip(x, -GRADIENT_LIMIT, GRADIENT_LIMIT)
+    """A gradient as float32 within +-GRADIENT_LIMIT (NaN stays NaN: a diverged run must be seen)."""
+    return jnp.clip(x.astype(jnp.float32), -GRADIENT_LIMIT, GRADIENT_LIMIT)
 
 
 def column(decays: jax.Array, x: jax.Array) -> jax.Array:
@@ -68,16 +68,16 @@ def safe_rsqrt(x: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
-def factored_rsqrt(moments: Factored, eps: float) -> jax.Array:
-    """1/sqrt of the estimate of E[g^2], [decays, *shape].
+def rsqrt_factors(moments: Factored, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Two small arrays whose product is 1/sqrt of the estimate of E[g^2], [decays, *broadcastable].
 
-    Factored: (row / mean row)^-1/2 · col^-1/2 (Shazeer & Stern 2018, algorithm 4); rank < 2: (moment + eps)^-1/2.
+    Factored: (row / mean row)^-1/2 and col^-1/2 (Shazeer & Stern 2018, algorithm 4); rank < 2: (moment + eps)^-1/2, 1.
     """
     row, col = moments
     if col is None:
-        return safe_rsqrt(row + eps)
+        return safe_rsqrt(row + eps), jnp.ones_like(row)
     second = max(range(1, row.ndim), key=lambda i: row.shape[i] / col.shape[i])  # where row extends and col does not
-    return safe_rsqrt(row / (jnp.mean(row, second, keepdims=True) + 1e-9)) * safe_rsqrt(col)
+    return safe_rsqrt(row / (jnp.mean(row, second, keepdims=True) + 1e-9)), safe_rsqrt(col)
 
 
 def time_features(step: jax.Array) -> jax.Array:

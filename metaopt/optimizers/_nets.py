@@ -6,14 +6,16 @@ computed once per row and never for every coordinate; a feature that is constant
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaopt.optimizers._blocks import Block
+from metaopt.optimizers._blocks import SMALL, Block
 from metaopt.types import PyTree
+
+Layers = Sequence[tuple[jax.Array, jax.Array]]
 
 FUSED_WIDTH = 8  # up to this width sums written out beat matrix products: XLA fuses the whole network into one loop
 
@@ -28,64 +30,60 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, jax.Array]:
 
 
 def normalised_mlp(
-    layers: Sequence[tuple[jax.Array, jax.Array]], groups: Sequence[jax.Array], block: Block, eps: float = 1e-5
-) -> Sequence[jax.Array]:
-    """The ReLU network at every coordinate, each input divided by its root mean square over the coordinate's tensor:
+    layers: Layers, groups: Sequence[jax.Array], block: Block, head: Callable[..., jax.Array], eps: float = 1e-5
+) -> jax.Array:
+    """head(*outputs) of the ReLU network at every coordinate, [*block.shape] f32. The network's inputs are divided by
+    their root mean square over the coordinate's tensor:
 
         x_i -> x_i / sqrt(eps + mean over the tensor of x_i^2)
 
     layers: [(w [fan_in, fan_out], b [fan_out]), ...]; the groups' rows, concatenated, are the first layer's inputs.
-    -> its outputs, each [*block.shape] f32
     """
+    network = _fused if layers[0][1].size <= FUSED_WIDTH else _matmul
+    if not block.flat:
+        return head(*network(layers, groups, block.shape, eps))
+    parts = block.tensors(jnp.concatenate(groups))
+    return jnp.concatenate([head(*network(layers, [part], part.shape[1:], eps)) for part in parts])
+
+
+def _matmul(layers, groups, shape, eps):
+    """Matrix products with the coordinates on the minor axes."""
     (w, b), *rest = layers
-    if w.shape[1] > FUSED_WIDTH:
-        return _matmul(_first_layer(w, b, groups, block, eps), rest)
-    return _fused(_first_layer(w, b, groups, block, eps), rest)
+    hidden = _column(b, shape) + sum(jnp.tensordot(w, x, axes=(0, 0)) for w, x in _inputs(w, groups, eps))
+    for w, b in rest:
+        hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + _column(b, shape)
+    return hidden
 
 
-def _first_layer(w, b, groups, block, eps):
-    """b + w^T x over all normalised inputs: [fan_out, *shape], or a list of [*shape] to be fused with what follows."""
-    if block.flat:
-        x = jnp.concatenate(groups)
-        return jnp.concatenate([_scaled(w, [part], eps).T @ part for part in block.tensors(x)], 1) + b[:, None]
-    ends = np.cumsum([x.shape[0] for x in groups])
-    inputs = list(zip(jnp.split(_scaled(w, groups, eps), ends[:-1]), groups, strict=True))
-    if w.shape[1] > FUSED_WIDTH:
-        return _column(b, len(block.shape)) + sum(jnp.tensordot(w, x, axes=(0, 0)) for w, x in inputs)
-    partial: dict[tuple[int, ...], jax.Array] = {}  # what is constant along an axis, summed up before it meets the rest
+def _fused(layers, groups, shape, eps):
+    """Every sum written out: one loop over the coordinates, no intermediate is stored. In the first layer that is done
+    for what is as large as the tensor, if that is large; the rest is summed up by small products before."""
+    (w, b), *rest = layers
+    inputs = _inputs(w, groups, eps)
+    partial: dict[tuple[int, ...], jax.Array] = {}
     for w, x in inputs:
-        if x.shape[1:] != block.shape:
+        if x.shape[1:] != shape or x[0].size < SMALL:
             partial[x.shape[1:]] = partial.get(x.shape[1:], 0) + jnp.tensordot(w, x, axes=(0, 0))
     hidden = [h + sum(p[j] for p in partial.values()) for j, h in enumerate(b)]
     for w, x in inputs:
-        if x.shape[1:] == block.shape:
+        if x.shape[1:] == shape and x[0].size >= SMALL:
             hidden = [h + sum(w[k, j] * row for k, row in enumerate(x)) for j, h in enumerate(hidden)]
-    return hidden
-
-
-def _scaled(w, groups, eps):
-    """w [inputs, fan_out] with row i divided by the root mean square of input i."""
-    means = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in groups]
-    return w * jax.lax.rsqrt(eps + jnp.concatenate(means))[:, None]
-
-
-def _column(b, ndim):
-    return b.reshape((-1,) + (1,) * ndim)
-
-
-def _matmul(hidden, layers):
-    """Matrix products with the coordinates on the minor axes."""
-    for w, b in layers:
-        hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + _column(b, hidden.ndim - 1)
-    return hidden
-
-
-def _fused(hidden, layers):
-    """Every sum written out: one loop over the coordinates, no intermediate is stored."""
-    for w, b in layers:
+    for w, b in rest:
         active = [jax.nn.relu(h) for h in hidden]
         hidden = [b[j] + sum(w[i, j] * x for i, x in enumerate(active)) for j in range(w.shape[1])]
     return hidden
+
+
+def _inputs(w, groups, eps):
+    """[(w of the group's rows, group), ...]: each input's scale, 1 / root mean square, is put into its weights."""
+    means = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in groups]
+    w = w * jax.lax.rsqrt(eps + jnp.concatenate(means))[:, None]
+    ends = np.cumsum([x.shape[0] for x in groups])
+    return list(zip(jnp.split(w, ends[:-1]), groups, strict=True))
+
+
+def _column(b, shape):
+    return b.reshape((-1,) + (1,) * len(shape))
 
 
 def layers_of(theta: PyTree) -> list[tuple[jax.Array, jax.Array]]:

@@ -59,6 +59,9 @@ def adafac_mlp(
         (w0, b0), *layers = _nets.layers_of(theta["mlp"])
         w0, w_time = jnp.split(w0, [num_features])
 
+        def exp_a_b(d, a):
+            return -step_mult * d * jnp.exp(exp_mult * a)
+
         def init_fn(params):
             blocks = blocks_of(params)
             m, v = ([jnp.zeros((n, *block.shape)) for block in blocks] for n in (k, 1))
@@ -66,14 +69,12 @@ def adafac_mlp(
             return AdafacMLPState(jnp.zeros((), jnp.int32), m, v, factored)
 
         def step(bias, block, grads, params, m, v, factored):
-            grads = [F.clean(g) for g in grads]
-            g, p = block.gather(grads), block.gather(params)
+            g, p = F.clean(block.gather(grads)), block.gather(params)
             m, v = F.ema(decays["momentum_decays"], m, g), F.ema(decays["rms_decays"], v, g * g)
             leaves = zip(block.leaves, factored, strict=True)
-            factored = [F.factored_update(decays["adafactor_decays"], old, grads[i]) for i, old in leaves]
+            factored = [F.factored_update(decays["adafactor_decays"], old, F.clean(grads[i])) for i, old in leaves]
             inputs = features(g, p, m, v, factored, block)
-            d, a = _nets.normalised_mlp([(w0, bias), *layers], inputs, block)
-            return -step_mult * d * jnp.exp(exp_mult * a), m, v, factored
+            return _nets.normalised_mlp([(w0, bias), *layers], inputs, block, exp_a_b), m, v, factored
 
         def update_fn(grads, state, params=None, **extra):
             del extra
@@ -91,6 +92,9 @@ def features(g, p, m, v, factored, block) -> Sequence[jax.Array]:
     r = jax.lax.rsqrt(v + 1e-6)
     row = block.spread([f.row for f in factored])
     col = block.spread([f.row if f.col is None else f.col for f in factored])
-    f_g, f_m = (block.spread([F.factored_rsqrt(f, eps) for f in factored]) for eps in (1e-9, 1e-6))
+    factors = [F.rsqrt_factors(f, 1e-9) for f in factored]
+    col_factor = block.spread([c for _, c in factors])
+    f_g = block.spread([r for r, _ in factors]) * col_factor
+    f_m = block.spread([F.rsqrt_factors(f, 1e-6)[0] for f in factored]) * col_factor
     inverse_row, inverse_col = jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)
     return [g[None], p[None], m, v, m * r, r, g[None] * f_g, row, col, inverse_row, inverse_col, m * f_m]

