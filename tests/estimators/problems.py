@@ -14,7 +14,6 @@ import optax
 
 from metaopt.types import Inner, LearnedOptimizer, Task
 
-
 # These programs take longer to compile than to run.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -25,9 +24,9 @@ class Problem(NamedTuple):
     theta: object  # where the gradient is taken
 
 
-def make_task(init: Callable, loss: Callable, **other: Callable) -> Task:
-    """A task without members, data and normalisation, but for what is given."""
-    task = Task(
+def make_task(init: Callable, loss: Callable) -> Task:
+    """A task without members, data and normalisation: init() -> params, loss(params)."""
+    return Task(
         sample=lambda key: (),
         init=lambda cfg, key: init(),
         batch=lambda cfg, data, key, split: (),
@@ -35,7 +34,6 @@ def make_task(init: Callable, loss: Callable, **other: Callable) -> Task:
         normalize=lambda cfg, loss: loss,
         data=dict,
     )
-    return task._replace(**other)
 
 
 def dynamics(step: Callable, theta: object) -> LearnedOptimizer:
@@ -114,7 +112,7 @@ def momentum() -> Problem:
         return optax.GradientTransformationExtraArgs(lambda params: theta["start"] * jnp.ones_like(params), update)
 
     rows = np.random.default_rng(0).standard_normal((8, 3))
-    theta = {"rate": jnp.log(0.1), "decay": jnp.zeros(()), "start": jnp.asarray(0.2)}
+    theta = {"rate": jnp.float32(np.log(0.1)), "decay": jnp.float32(0.0), "start": jnp.float32(0.2)}
     task = Task(
         sample=sample,
         init=lambda cfg, key: 4.0 * jax.random.uniform(key, (3,)),
@@ -124,6 +122,14 @@ def momentum() -> Problem:
         data=lambda: {"train": jnp.asarray(rows)},
     )
     return Problem(task, LearnedOptimizer(lambda key: theta, build), theta)
+
+
+def scattered() -> Problem:
+    """Runs that differ in where they start, and nothing else that is random: SGD on a bowl, theta its log rate."""
+    task = make_task(lambda: (), lambda x: jnp.sum(x**2))
+    task = task._replace(init=lambda cfg, key: jax.random.uniform(key, (3,)))
+    theta = jnp.asarray(np.log(0.1))
+    return Problem(task, dynamics(lambda theta, x: x - jnp.exp(theta) * 2 * x, theta), theta)
 
 
 def whole_run_loss(problem: Problem, theta: object, run: Inner, data: object, steps: int) -> jax.Array:

@@ -13,20 +13,20 @@ from metaopt.types import Inner
 from tests.estimators import problems
 
 
-def estimates(estimator, theta, count, seed=0, data=None):
-    """(final state, gradients [count, ...]) at fixed theta, one compilation."""
+def run_at(theta, estimator, count):
+    """key -> (final state, gradients [count, ...]) at fixed theta, compiled."""
 
     @problems.quick_jit
-    def run(theta, key):
+    def run(key):
         init_key, key = jax.random.split(key)
 
         def step(state, key):
-            grad, state, _ = estimator.estimate(theta, state, data, key)
+            grad, state, _ = estimator.estimate(theta, state, None, key)
             return state, grad
 
         return jax.lax.scan(step, estimator.init(theta, init_key), jax.random.split(key, count))
 
-    return run(theta, jax.random.key(seed))
+    return run
 
 
 def test_tbptt_over_whole_runs_is_the_exact_gradient(x64):
@@ -59,23 +59,23 @@ def test_es_is_exact_in_the_mean_on_a_quadratic(std):
     problem, horizon, pairs = problems.bowl(), 4, 4096
     exact = jax.grad(lambda theta: (horizon - 1) / horizon * problem.task.loss((), theta, (), None)[0])(problem.theta)
     estimator = es(problem.task, problem.optimizer, num_tasks=pairs, horizon=horizon, std=std)
-    _, grads = estimates(estimator, problem.theta, 1)
+    _, grads = run_at(problem.theta, estimator, 1)(jax.random.key(0))
     error = np.sqrt((jnp.sum(exact**2) + exact**2) / pairs)
     assert np.all(np.abs(grads[0] - exact) < 4 * error)
     assert np.all(error < np.abs(exact) / 10)  # so that a wrong factor could not hide
 
 
-@pytest.mark.parametrize("truncated", [pes, truncated_es])
-def test_with_one_truncation_a_run_equals_es_bit_for_bit(truncated):
+def test_with_one_truncation_a_run_pes_and_truncated_es_equal_es_bit_for_bit():
     """From the second estimate on: the first run of `es` is drawn from the estimate's key, theirs from init's."""
-    problem, count = problems.momentum(), 4
-    data, arguments = problem.task.data(), {"num_tasks": 4, "std": 0.1}
-    whole = es(problem.task, problem.optimizer, horizon=6, **arguments)
-    other = truncated(problem.task, problem.optimizer, truncation=6, horizon=6, **arguments)
-    _, expected = estimates(whole, problem.theta, count, data=data)
-    _, got = estimates(other, problem.theta, count, data=data)
-    chex.assert_trees_all_equal(*(jax.tree.map(lambda g: g[1:], grads) for grads in (expected, got)))
-    assert not np.array_equal(expected["rate"][0], got["rate"][0])
+    problem, arguments = problems.scattered(), {"num_tasks": 4, "horizon": 6, "std": 0.1}
+    estimators = [es(problem.task, problem.optimizer, **arguments)]
+    estimators += [make(problem.task, problem.optimizer, truncation=6, **arguments) for make in (pes, truncated_es)]
+    expected, *others = (
+        np.asarray(run_at(problem.theta, estimator, 4)(jax.random.key(0))[1]) for estimator in estimators
+    )
+    for got in others:
+        np.testing.assert_array_equal(got[1:], expected[1:])
+        assert got[0] != expected[0]
 
 
 BIASED = {"influence": (problems.influence_balancing, 96, 8), "early": (problems.early_matters, 32, 4)}
@@ -96,16 +96,16 @@ def biased(request):
     return problem, horizon, truncation, float(exact), np.asarray(influence, np.float64)
 
 
-def cycle_mean(estimator, problem, cycle, seed=0):
-    """Mean gradient over the truncations of one cycle, after one that replaces the shortened first runs."""
-    _, grads = estimates(estimator, problem.theta, 2 * cycle, seed)
-    return float(grads[cycle:].mean())
+def cycle_means(estimator, problem, cycle, seeds=1):
+    """Mean gradient over the truncations of one cycle, after one that replaces the shortened first runs; [seeds]"""
+    run = run_at(problem.theta, estimator, 2 * cycle)
+    return np.array([run(jax.random.key(seed))[1][cycle:].mean() for seed in range(seeds)], np.float64)
 
 
 def test_pes_is_unbiased_over_a_cycle(biased):
     problem, horizon, truncation, exact, influence = biased
     estimator = pes(problem.task, problem.optimizer, num_tasks=TASKS, truncation=truncation, horizon=horizon, std=0.3)
-    mean = cycle_mean(estimator, problem, horizon // truncation)
+    (mean,) = cycle_means(estimator, problem, horizon // truncation)
     error = np.sqrt(problems.pes_variance(influence) / TASKS)
     assert abs(mean - exact) < 4 * error
     assert 4 * error < abs(exact) / 4  # far from zero, from twice the gradient and from the biased ones below
@@ -113,9 +113,8 @@ def test_pes_is_unbiased_over_a_cycle(biased):
 
 def test_es_is_unbiased(biased):
     problem, horizon, _, exact, _ = biased
-    _, grads = estimates(
-        es(problem.task, problem.optimizer, num_tasks=TASKS, horizon=horizon, std=0.3), problem.theta, 1
-    )
+    estimator = es(problem.task, problem.optimizer, num_tasks=TASKS, horizon=horizon, std=0.3)
+    _, grads = run_at(problem.theta, estimator, 1)(jax.random.key(0))
     assert abs(grads[0] - exact) < 4 * np.sqrt(2 * exact**2 / TASKS)
 
 
@@ -124,7 +123,7 @@ def test_tbptt_has_the_wrong_sign(biased):
     problem, horizon, truncation, exact, influence = biased
     cycle = horizon // truncation
     estimator = tbptt(problem.task, problem.optimizer, num_tasks=cycle, truncation=truncation, horizon=horizon)
-    mean = cycle_mean(estimator, problem, cycle)
+    (mean,) = cycle_means(estimator, problem, cycle)
     np.testing.assert_allclose(mean, np.trace(influence) / cycle, rtol=1e-4)  # some 100 steps of float32's 6e-8
     assert mean * exact < 0
 
@@ -134,7 +133,7 @@ def test_truncated_es_has_the_wrong_sign(biased):
     estimator = truncated_es(
         problem.task, problem.optimizer, num_tasks=TASKS // 8, truncation=truncation, horizon=horizon, std=0.3
     )
-    means = [cycle_mean(estimator, problem, horizon // truncation, seed) for seed in range(8)]
+    means = cycle_means(estimator, problem, horizon // truncation, seeds=8)
     mean, error = np.mean(means), np.std(means, ddof=1) / np.sqrt(len(means))
     assert mean * exact < 0 and abs(mean) > 4 * error
     assert abs(mean - exact) > 20 * error
@@ -158,7 +157,7 @@ def test_runs_keep_to_the_horizons(name):
     problem = problems.early_matters()
     make = {"tbptt": tbptt, "truncated_es": truncated_es, "pes": pes}[name]
     estimator = make(problem.task, problem.optimizer, num_tasks=64, truncation=2, horizon=(4, 8))
-    state, _ = estimates(estimator, problem.theta, 8)
+    state, _ = run_at(problem.theta, estimator, 8)(jax.random.key(0))
     (run,) = problems.runs_in(state)
     assert set(run.horizon.tolist()) == {4, 6, 8}
     assert set(run.step.tolist()) == {2, 4, 6, 8}
@@ -167,12 +166,11 @@ def test_runs_keep_to_the_horizons(name):
 
 
 def test_staggered_runs_cover_all_ages_equally():
-    """After the first cycle, and as many runs or twice as many as a cycle has truncations."""
+    """After the first cycle: 20 runs of 10 truncations each, so two at every age."""
     problem = problems.early_matters()
-    for tasks in (10, 20):
-        estimator = tbptt(problem.task, problem.optimizer, num_tasks=tasks, truncation=5, horizon=50)
-        state, _ = estimates(estimator, problem.theta, 10)
-        assert sorted(state.step.tolist()) == sorted([5 * (1 + i % 10) for i in range(tasks)])
+    estimator = tbptt(problem.task, problem.optimizer, num_tasks=20, truncation=5, horizon=50)
+    state, _ = run_at(problem.theta, estimator, 10)(jax.random.key(0))
+    assert sorted(state.step.tolist()) == sorted(2 * list(range(5, 51, 5)))
 
 
 def test_stagger_is_exact_for_every_number_of_runs():
