@@ -10,7 +10,6 @@ from metaopt import sharding, tree
 from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 from metaopt.unroll import start, unroll
 
-
 # A pair of runs shares the member of the family, the step, the horizon and the key, and so its batches.
 PAIR = Inner(cfg=None, params=0, opt_state=0, step=None, horizon=None, key=None)  # type: ignore[arg-type]
 
