@@ -21,10 +21,15 @@ FUSED_WIDTH = 8  # up to this width sums written out beat matrix products: XLA f
 
 
 def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, jax.Array]:
-    """Weights w0, b0, w1, ... of an MLP; w ~ N(0, 1/fan_in), biases zero. sizes = (inputs, hidden..., outputs)."""
+    """Weights w0, b0, w1, ... of an MLP; sizes = (inputs, hidden..., outputs).
+
+    w ~ N(0, 1/fan_in), in the last layer a tenth of that; biases zero. A fresh optimizer so takes small steps: one that
+    drifts far in a random direction first has to be untaught that.
+    """
     theta = {}
     for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
-        theta[f"w{i}"] = jax.random.normal(jax.random.fold_in(key, i), (fan_in, fan_out)) / math.sqrt(fan_in)
+        scale = 0.1 if i == len(sizes) - 2 else 1.0
+        theta[f"w{i}"] = scale * jax.random.normal(jax.random.fold_in(key, i), (fan_in, fan_out)) / math.sqrt(fan_in)
         theta[f"b{i}"] = jnp.zeros(fan_out)
     return theta
 

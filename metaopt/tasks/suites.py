@@ -7,11 +7,12 @@ data set with a suite that is trained on or chosen by.
 SUITES: dict[str, tuple[dict, ...]] = {
     "train_digits": (
         {"name": "image_mlp", "dataset": "digits", "hidden": [32]},
-        {"name": "image_mlp", "dataset": "digits", "hidden": [16, 16], "activation": "tanh"},
+        {"name": "image_autoencoder", "dataset": "digits", "hidden": [32, 8, 32]},
     ),
     "valid_small": (
         {"name": "image_mlp", "dataset": "digits", "hidden": [24]},
         {"name": "image_mlp", "dataset": "digits", "hidden": [32, 16], "activation": "gelu"},
+        {"name": "image_autoencoder", "dataset": "digits", "hidden": [24, 6, 24], "activation": "tanh"},
     ),
     "heldout_small": (
         {"name": "image_mlp", "dataset": "breast_cancer", "hidden": [32]},
@@ -19,7 +20,7 @@ SUITES: dict[str, tuple[dict, ...]] = {
         {"name": "image_mlp", "dataset": "fashion_mnist", "hidden": [32]},
         {"name": "image_mlp", "dataset": "breast_cancer", "hidden": []},
         {"name": "image_mlp", "dataset": "wine", "hidden": []},
-        {"name": "image_autoencoder", "dataset": "digits", "hidden": [32, 8, 32]},
+        {"name": "image_autoencoder", "dataset": "wine", "hidden": [16, 4, 16]},
         {"name": "image_autoencoder", "dataset": "breast_cancer", "hidden": [16, 4, 16], "activation": "tanh"},
         {"name": "quadratic", "dim": 10},
         {"name": "quadratic", "dim": 50, "condition": 100.0},
@@ -28,7 +29,7 @@ SUITES: dict[str, tuple[dict, ...]] = {
 }
 
 PURPOSES = {
-    "train_digits": "two networks on digits: what configs/quickstart.yaml trains on",
+    "train_digits": "a classifier and an autoencoder of digits: what configs/quickstart.yaml trains on",
     "valid_small": "other networks on digits: chooses the best weights during training",
     "heldout_small": "other data and other families, never trained on: a minute on two cores at 1000 steps",
 }
