@@ -22,7 +22,3 @@ def all_finite(tree: PyTree) -> jax.Array:
     """True when every entry of every floating leaf is finite."""
     leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack(leaves).all() if leaves else jnp.array(True)
-
-
-def zeros_like(tree: PyTree) -> PyTree:
-    return jax.tree.map(jnp.zeros_like, tree)

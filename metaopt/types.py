@@ -62,7 +62,7 @@ class Estimator(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """One inner run in flight. Randomness of step t comes from `fold_in(key, t)`, so a resumed run repeats exactly."""
+    """One inner run in flight. Step t draws from `fold_in(key, 2t)` and `fold_in(key, 2t + 1)`: resuming repeats it."""
 
     cfg: PyTree
     params: PyTree

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from metaopt import tree
 from metaopt.estimators import _common as C
@@ -44,7 +45,7 @@ def pes(
 
     def init(theta, rank, key):
         inner = C.fresh(task, optimizer, theta, bounds, truncation, key)
-        return PESState(C.doubled(C.staggered(inner, rank, num_tasks, truncation)), tree.zeros_like(theta))
+        return PESState(C.doubled(C.staggered(inner, rank, num_tasks, truncation)), optax.tree.zeros_like(theta))
 
     def one(theta, state, data, key):
         noise_key, restart_key = jax.random.split(key)
