@@ -50,6 +50,11 @@ class Block(NamedTuple):
             return [x]
         return jnp.split(x, np.cumsum([math.prod(s) for s in self.shapes])[:-1], axis=1)
 
+    def means(self, x: jax.Array) -> jax.Array:
+        """[k, *shape] -> [k, tensors], the mean over each tensor."""
+        parts = self.tensors(x)
+        return jnp.stack([jnp.mean(part, axis=tuple(range(1, part.ndim))) for part in parts], axis=1)
+
     def scatter(self, x: jax.Array) -> list[jax.Array]:
         """[*shape] -> the block's leaves, each in its own shape."""
         return [part.reshape(s) for part, s in zip(self.tensors(x[None]), self.shapes, strict=True)]
@@ -81,15 +86,19 @@ def blocks_of(tree: PyTree) -> list[Block]:
 def map_blocks(fn, grads: PyTree, params: PyTree, *states: Sequence[PyTree]) -> tuple[PyTree, ...]:
     """fn(block, grad leaves, param leaves, *state of the block) -> (step [*block.shape], *new state), block by block.
 
-    -> (updates in the shapes and dtypes of the params, zero for empty leaves; each new state, a list over the blocks)
+    -> (updates as of `assemble`; each new state, a list over the blocks)
     """
+    blocks, gradients, leaves = blocks_of(params), jax.tree.leaves(grads), jax.tree.leaves(params)
+    rows = [fn(block, gradients, leaves, *state) for block, *state in zip(blocks, *states, strict=True)]
+    updates = assemble(blocks, [row[0] for row in rows], params)
+    return updates, *([row[i] for row in rows] for i in range(1, len(states) + 1))
+
+
+def assemble(blocks: Sequence[Block], steps: Sequence[jax.Array], params: PyTree) -> PyTree:
+    """Steps of the blocks, [*block.shape] each -> updates in the shapes and dtypes of the params, zero where empty."""
     leaves, treedef = jax.tree.flatten(params)
-    gradients = jax.tree.leaves(grads)
     updates = [jnp.zeros_like(p) for p in leaves]
-    new: list[tuple] = []
-    for block, *state in zip(blocks_of(params), *states, strict=True):
-        step, *state = fn(block, gradients, leaves, *state)
+    for block, step in zip(blocks, steps, strict=True):
         for i, u in zip(block.leaves, block.scatter(step), strict=True):
             updates[i] = u.astype(leaves[i].dtype)
-        new.append(tuple(state))
-    return jax.tree.unflatten(treedef, updates), *([row[i] for row in new] for i in range(len(states)))
+    return jax.tree.unflatten(treedef, updates)

@@ -1,13 +1,17 @@
-"""What architectures share: accumulators, factored second moments, time features.
+"""What architectures share: accumulators, factored second moments, the features made of them, time features.
 
 Accumulators of several decays are stacked on a FIRST axis [decays, *shape], so that coordinates lie on the minor axes
 and one fused loop updates all decays. Everything is float32 whatever the dtype of the params.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from metaopt.optimizers._blocks import Block
 
 GRADIENT_LIMIT = 1e8  # keeps fourth powers of gradients, summed over a tensor, finite in float32
 TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
@@ -24,9 +28,34 @@ class Factored(NamedTuple):
     col: jax.Array | None
 
 
-def clean(x: jax.Array) -> jax.Array:
-    """A gradient as float32 within +-GRADIENT_LIMIT (NaN stays NaN: a diverged run must be seen)."""
-    return jnp.clip(x.astype(jnp.float32), -GRADIENT_LIMIT, GRADIENT_LIMIT)
+class Decays(NamedTuple):
+    """Of the accumulators in `Moments`, an array [k] of each kind."""
+
+    m: jax.Array
+    v: jax.Array
+    factored: jax.Array
+
+
+class Moments(NamedTuple):
+    """The accumulators of a block."""
+
+    m: jax.Array  # EMAs of g, [momenta, *shape]
+    v: jax.Array  # EMAs of g^2, [second moments, *shape]
+    factored: list[Factored]  # per tensor
+
+
+def decays(m: Sequence[float], v: Sequence[float], factored: Sequence[float]) -> Decays:
+    return Decays(*(np.array(b, np.float32) for b in (m, v, factored)))  # type: ignore[arg-type]
+
+
+def offset_decays(start: Decays, offsets: dict[str, jax.Array]) -> Decays:
+    """Learnable decays, b = 1 - exp(log(1 - start) + 10 offset): an offset of zero is the start."""
+    return Decays(**{name: 1 - jnp.exp(jnp.log1p(-b) + 10 * offsets[name]) for name, b in start._asdict().items()})
+
+
+def clean(x: jax.Array, limit: float = GRADIENT_LIMIT) -> jax.Array:
+    """A gradient as float32 within +-limit (NaN stays NaN: a diverged run must be seen)."""
+    return jnp.clip(x.astype(jnp.float32), -limit, limit)
 
 
 def column(decays: jax.Array, x: jax.Array) -> jax.Array:
@@ -75,9 +104,45 @@ def rsqrt_factors(moments: Factored, eps: float) -> tuple[jax.Array, jax.Array]:
     """
     row, col = moments
     if col is None:
-        return safe_rsqrt(row + eps), jnp.ones_like(row)
+        return jax.lax.rsqrt(jnp.maximum(row + eps, 1e-24)), jnp.ones_like(row)  # its derivative stays finite
     second = max(range(1, row.ndim), key=lambda i: row.shape[i] / col.shape[i])  # where row extends and col does not
     return safe_rsqrt(row / (jnp.mean(row, second, keepdims=True) + 1e-9)), safe_rsqrt(col)
+
+
+def moments_init(block: Block, decays: Decays) -> Moments:
+    """Zeros. Of the decays only their number matters."""
+    m, v = (jnp.zeros((len(b), *block.shape)) for b in (decays.m, decays.v))
+    return Moments(m, v, [factored_init(shape, len(decays.factored)) for shape in block.shapes])
+
+
+def moments_update(decays: Decays, old: Moments, block: Block, grads: Sequence[jax.Array]) -> Moments:
+    """grads: the model's leaves, clean."""
+    g = block.gather(grads)
+    factored = [factored_update(decays.factored, f, grads[i]) for i, f in zip(block.leaves, old.factored, strict=True)]
+    return Moments(ema(decays.m, old.m, g), ema(decays.v, old.v, g * g), factored)
+
+
+def adafactor_features(
+    g: jax.Array, p: jax.Array, moments: Moments, block: Block, v_eps: float = 1e-6, vector_eps: float = 1e-6
+) -> list[jax.Array]:
+    """The features of Metz et al. 2022 (arXiv 2203.11860), groups [k, *broadcastable to the block], not normalised:
+
+        g, p, m, v, m r, r, g f, row, col, 1/sqrt(row), 1/sqrt(col), m f
+
+    with r = 1/sqrt(v + v_eps) and f = row factor · col factor.
+    With three momenta, one second moment and three factored ones they are 28. For tensors of rank < 2, row and col are
+    both the unfactored moment u, and f is 1/sqrt(u + 1e-9) with g, 1/sqrt(u + vector_eps) with m.
+    """
+    m, v, factored = moments
+    r = jax.lax.rsqrt(v + v_eps)
+    row = block.spread([f.row for f in factored])
+    col = block.spread([f.row if f.col is None else f.col for f in factored])
+    factors = [rsqrt_factors(f, 1e-9) for f in factored]
+    col_factor = block.spread([c for _, c in factors])
+    f_g = block.spread([r for r, _ in factors]) * col_factor
+    f_m = block.spread([rsqrt_factors(f, vector_eps)[0] for f in factored]) * col_factor
+    inverse_row, inverse_col = jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)
+    return [g[None], p[None], m, v, m * r, r, g[None] * f_g, row, col, inverse_row, inverse_col, m * f_m]
 
 
 def time_features(step: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from metaopt.optimizers._blocks import SMALL, Block
 from metaopt.types import PyTree
 
 Layers = Sequence[tuple[jax.Array, jax.Array]]
+Head = Callable[..., jax.Array]
 
 FUSED_WIDTH = 8  # up to this width sums written out beat matrix products: XLA fuses the whole network into one loop
 
@@ -35,36 +36,60 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, jax.Array]:
 
 
 def normalised_mlp(
-    layers: Layers, groups: Sequence[jax.Array], block: Block, head: Callable[..., jax.Array], eps: float = 1e-5
+    layers: Sequence[Layers], groups: Sequence[jax.Array], block: Block, head: Head, eps: float = 1e-5
 ) -> jax.Array:
-    """head(*outputs) of the ReLU network at every coordinate, [*block.shape] f32. The network's inputs are divided by
+    """head(*outputs) of a ReLU network at every coordinate, [*block.shape] f32. The network's inputs are divided by
     their root mean square over the coordinate's tensor:
 
         x_i -> x_i / sqrt(eps + mean over the tensor of x_i^2)
 
-    layers: [(w [fan_in, fan_out], b [fan_out]), ...]; the groups' rows, concatenated, are the first layer's inputs.
+    layers: for each tensor of the block [(w [fan_in, fan_out], b [fan_out]), ...]; the groups' rows, concatenated, are
+    the first layer's inputs.
     """
-    network = _fused if layers[0][1].size <= FUSED_WIDTH else _matmul
+
+    def one(layers, groups, shape):
+        return head(*network(scale_inputs(layers, groups, eps), groups, shape))
+
+    return map_tensors(one, layers, groups, block)
+
+
+def map_tensors(fn, layers: Sequence[Layers], groups: Sequence[jax.Array], block: Block) -> jax.Array:
+    """fn(layers of the tensor, its groups, its shape) -> [*shape], tensor by tensor; [*block.shape].
+
+    The tensors of a flat block are flat, and have all their features in one group.
+    """
     if not block.flat:
-        return head(*network(layers, groups, block.shape, eps))
+        return fn(layers[0], groups, block.shape)
     parts = block.tensors(jnp.concatenate(groups))
-    return jnp.concatenate([head(*network(layers, [part], part.shape[1:], eps)) for part in parts])
+    return jnp.concatenate([fn(own, [part], part.shape[1:]) for own, part in zip(layers, parts, strict=True)])
 
 
-def _matmul(layers, groups, shape, eps):
+def scale_inputs(layers: Layers, groups: Sequence[jax.Array], eps: float) -> Layers:
+    """The layers with each input's scale, 1 / root mean square, put into the first weights."""
+    (w, b), *rest = layers
+    means = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in groups]
+    return [(w * jax.lax.rsqrt(eps + jnp.concatenate(means))[:, None], b), *rest]
+
+
+def network(layers: Layers, groups: Sequence[jax.Array], shape: tuple[int, ...]) -> Sequence[jax.Array]:
+    """The outputs, [*shape] each, of the ReLU network at every coordinate of a tensor."""
+    return (_fused if layers[0][1].size <= FUSED_WIDTH else _matmul)(layers, groups, shape)
+
+
+def _matmul(layers, groups, shape):
     """Matrix products with the coordinates on the minor axes."""
     (w, b), *rest = layers
-    hidden = _column(b, shape) + sum(jnp.tensordot(w, x, axes=(0, 0)) for w, x in _inputs(w, groups, eps))
+    hidden = _column(b, shape) + sum(jnp.tensordot(w, x, axes=(0, 0)) for w, x in _inputs(w, groups))
     for w, b in rest:
         hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + _column(b, shape)
     return hidden
 
 
-def _fused(layers, groups, shape, eps):
+def _fused(layers, groups, shape):
     """Every sum written out: one loop over the coordinates, no intermediate is stored. In the first layer that is done
     for what is as large as the tensor, if that is large; the rest is summed up by small products before."""
     (w, b), *rest = layers
-    inputs = _inputs(w, groups, eps)
+    inputs = _inputs(w, groups)
     partial: dict[tuple[int, ...], jax.Array] = {}
     for w, x in inputs:
         if x.shape[1:] != shape or x[0].size < SMALL:
@@ -79,10 +104,8 @@ def _fused(layers, groups, shape, eps):
     return hidden
 
 
-def _inputs(w, groups, eps):
-    """[(w of the group's rows, group), ...]: each input's scale, 1 / root mean square, is put into its weights."""
-    means = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in groups]
-    w = w * jax.lax.rsqrt(eps + jnp.concatenate(means))[:, None]
+def _inputs(w, groups):
+    """[(w of the group's rows, group), ...]"""
     ends = np.cumsum([x.shape[0] for x in groups])
     return list(zip(jnp.split(w, ends[:-1]), groups, strict=True))
 

@@ -52,13 +52,15 @@ def mlp(
             return MLPState(jnp.zeros((), jnp.int32), [jnp.zeros((len(decays), *b.shape)) for b in blocks_of(params)])
 
         def step(bias, block, grads, params, m):
-            g, p = F.clean(block.gather(grads)), block.gather(params)
+            g, p = block.gather(grads), block.gather(params)
             m = F.ema(jnp.array(decays), m, g)
-            return _nets.normalised_mlp([(w0, bias), *layers], [g[None], p[None], m], block, exp_a_b), m
+            nets = [[(w0, bias), *layers]] * len(block.leaves)
+            return _nets.normalised_mlp(nets, [g[None], p[None], m], block, exp_a_b), m
 
         def update_fn(grads, state, params=None, **extra):
             del extra
             bias = b0 + F.time_features(state.step) @ w_time
+            grads = jax.tree.map(F.clean, grads)
             updates, m = map_blocks(partial(step, bias), grads, params, state.m)
             return updates, MLPState(state.step + 1, m)
 

@@ -44,11 +44,11 @@ def mlp(theta, grads, params):
 
 def adafac_mlp(theta, grads, params):
     def decay(start, name):
-        return 1 - np.exp(10 * (np.log(1 - np.array(start)) / 10 + theta[name]))
+        return 1 - np.exp(10 * (np.log(1 - np.array(start)) / 10 + theta["decays"][name]))
 
-    b = decay([0.9, 0.99, 0.999], "momentum_decays")
-    bf = decay([0.9, 0.99, 0.999], "adafactor_decays")
-    bv = decay([0.999], "rms_decays")
+    b = decay([0.9, 0.99, 0.999], "m")
+    bf = decay([0.9, 0.99, 0.999], "factored")
+    bv = decay([0.999], "v")
     m, v, row, col = np.zeros((*params.shape, 3)), np.zeros((*params.shape, 1)), 0.0, 0.0
     for t, g in enumerate(grads):
         m, v = b * m + (1 - b) * g[..., None], bv * v + (1 - bv) * g[..., None] ** 2
