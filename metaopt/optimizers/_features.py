@@ -145,6 +145,18 @@ def adafactor_features(
     return [g[None], p[None], m, v, m * r, r, g[None] * f_g, row, col, inverse_row, inverse_col, m * f_m]
 
 
+def velo_features(g: jax.Array, p: jax.Array, moments: Moments, block: Block, v_eps: float = 1e-6) -> list[jax.Array]:
+    """The 30 features of VeLO (Metz et al. 2022, arXiv 2211.09760), groups [k, *broadcastable to the block]:
+
+        adafactor_features, clip(g, +-0.1), g / sqrt(v + v_eps)
+
+    Without an epsilon in the factor of a momentum of rank < 2.
+    """
+    scaled = g[None] * jax.lax.rsqrt(moments.v + v_eps)
+    features = adafactor_features(g, p, moments, block, v_eps, vector_eps=0.0)
+    return [*features, jnp.clip(g, -0.1, 0.1)[None], scaled]
+
+
 def time_features(step: jax.Array) -> jax.Array:
     """[11] tanh(t / tau - 1) for tau = 1, 3, 10, ..., 1e5 (Metz et al. 2019)."""
     return jnp.tanh(step / jnp.array(TIMESCALES) - 1)
