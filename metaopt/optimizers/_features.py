@@ -160,3 +160,15 @@ def velo_features(g: jax.Array, p: jax.Array, moments: Moments, block: Block, v_
 def time_features(step: jax.Array) -> jax.Array:
     """[11] tanh(t / tau - 1) for tau = 1, 3, 10, ..., 1e5 (Metz et al. 2019)."""
     return jnp.tanh(step / jnp.array(TIMESCALES) - 1)
+
+
+def clip_log_abs(x: jax.Array, gain: float = 1.0, scale: float = 1.0) -> jax.Array:
+    """scale · clip(log(1e-8 + |gain x|), -5, 5): the order of magnitude of a statistic, as an input of a network."""
+    return scale * jnp.clip(jnp.log(1e-8 + jnp.abs(gain * x)), -5, 5)
+
+
+def variance(mean: jax.Array, mean_square: jax.Array) -> jax.Array:
+    """mean_square - mean^2, from one pass over the data. What may be rounding alone counts as zero: |mean| large and
+    the spread small would otherwise give noise, and a tensor of one number a variance."""
+    var = mean_square - mean * mean
+    return jnp.where(var > 1e-6 * mean_square, var, 0.0)
