@@ -20,7 +20,7 @@ from metaopt.evaluate.report import write_report
 from metaopt.evaluate.suite import Evaluation, Row, evaluate_suite, validate
 from metaopt.evaluate.summary import summarize
 from metaopt.evaluate.table import table
-from metaopt.optimizers import OPTIMIZERS
+from metaopt.optimizers import OPTIMIZERS, make
 from metaopt.tasks import TASKS
 from metaopt.tasks.suites import SUITES
 from metaopt.train import RunError
@@ -29,7 +29,10 @@ from metaopt.types import Estimator, LearnedOptimizer, PyTree, Task
 
 def optimizer(entry: Entry) -> LearnedOptimizer:
     """Raises RunError with the config's key when the factory refuses the arguments; so do the others."""
-    return _make("optimizer", entry.name, OPTIMIZERS[entry.name], **entry.kwargs)
+    try:
+        return make(entry.model_dump())
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def task(entry: Entry, key: str = "task") -> Task:

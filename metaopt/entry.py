@@ -98,8 +98,17 @@ def adapter(annotation: str | None) -> TypeAdapter[Any]:
 
 def coerce(parameter: Parameter, value: Any) -> Any:
     """The value in the parameter's type (lists become tuples, integers floats). Raises ValueError where it has none."""
+    if parameter.nested:
+        return _nested(parameter.nested, parameter.default, value)
     # As JSON, because strict JSON is just what a config needs: [1, 2] may be a tuple, but "1" and true are no integers.
     return adapter(parameter.annotation).validate_json(json.dumps(value, default=str), strict=True)
+
+
+def _nested(kind: str, default: Any, value: Any) -> Entry:
+    """An entry in an entry, checked. One without a name is the default one with these arguments instead of its own."""
+    if isinstance(value, dict) and "name" not in value and isinstance(default, Source):
+        value = registry.entry_of(default) | value
+    return check(kind, Entry.model_validate(value))
 
 
 def check(kind: str, entry: Entry) -> Entry:
@@ -116,17 +125,32 @@ def check(kind: str, entry: Entry) -> Entry:
             problems.append(_unknown(kind, factory, key, value))
     for key, parameter in valid.items():
         try:
-            if key in entry.kwargs:
-                values[key] = coerce(parameter, entry.kwargs[key])
+            if key in entry.kwargs or parameter.nested and isinstance(parameter.default, Source):
+                values[key] = coerce(parameter, entry.kwargs.get(key, {}))
             elif parameter.default is REQUIRED:
                 problems.append(problem((key,), f"a value: {entry.name} needs {key}: {parameter.annotation}", None))
             elif not isinstance(parameter.default, Source):
                 values[key] = parameter.default
-        except ValueError:
-            problems.append(problem((key,), parameter.annotation or "a value", entry.kwargs[key]))
+        except ValueError as error:
+            if parameter.nested and isinstance(error, ValidationError):
+                problems += _below(key, error)
+            else:
+                problems.append(problem((key,), parameter.annotation or "a value", entry.kwargs[key]))
     fail(problems + _meaning(kind, values))
     fields = {name: getattr(entry, name) for name in type(entry).model_fields}
     return type(entry).model_construct(**fields, **values)
+
+
+def _below(key: str, error: ValidationError) -> list[InitErrorDetails]:
+    """The problems of the entry that is given as `key`."""
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError(e["type"], e["msg"], e.get("ctx")),
+            loc=(key, *e["loc"]),
+            input=e["input"],
+        )
+        for e in error.errors()
+    ]
 
 
 def _unknown(kind: str, factory: Factory, key: str, value: Any) -> InitErrorDetails:
@@ -177,7 +201,7 @@ class Of:
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
         fields = handler.resolve_ref_schema(handler(schema))["properties"]
-        return {"anyOf": [{"enum": names(self.kind)}, *(_schema(self.kind, name, fields) for name in names(self.kind))]}
+        return _any_of(self.kind, fields)
 
 
 @dataclass(frozen=True)
@@ -199,23 +223,30 @@ class NameOf:
         return name
 
 
-def _schema(kind: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _any_of(kind: str, fields: dict[str, Any], depth: int = 1) -> dict[str, Any]:
+    """Any entry of a registry; entries in entries are described `depth` deep, and any below."""
+    return {"anyOf": [{"enum": names(kind)}, *(_schema(kind, name, fields, depth) for name in names(kind))]}
+
+
+def _schema(kind: str, name: str, fields: dict[str, Any], depth: int) -> dict[str, Any]:
     factory = lookup(kind, name)
     valid = keywords(kind, factory)
     properties = {**fields, "name": {"const": name}}
     for key, parameter in valid.items():
         about = ": ".join(text for text in (parameter.annotation, factory.describe(key)) if text)
         properties[key] = {**adapter(parameter.annotation).json_schema(), "description": about}
+        if parameter.nested and depth > 0:
+            properties[key] |= _any_of(parameter.nested, {}, depth - 1)
         if kind == "tasks" and key == "dataset":
             properties[key] |= {"anyOf": [{"enum": names("datasets")}, {"pattern": "^tfds:"}]}
         if parameter.default is not REQUIRED and not isinstance(parameter.default, Source):
             properties[key]["default"] = parameter.default
-    required = ["name", *(key for key, parameter in valid.items() if parameter.default is REQUIRED)]
+    required = [key for key, parameter in valid.items() if parameter.default is REQUIRED]
     return {
         "type": "object",
         "title": name,
         "description": factory.headline,
         "properties": properties,
-        "required": required,
+        "required": ["name"] * ("name" in fields) + required,  # an entry in an entry has the default's
         "additionalProperties": False,
     }

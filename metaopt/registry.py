@@ -29,6 +29,7 @@ OPTAX = "optax"  # the kind of an outer optimizer: any of optax's
 SUPPLIED = {"estimators": 2, "schedules": 2, OPTAX: 1}  # leading arguments that the program gives, not the config
 POSITIONAL, KEYWORD = Kind.POSITIONAL_OR_KEYWORD, Kind.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
+NESTED = {"LearnedOptimizer": "optimizers"}  # annotation of a parameter that is an entry itself -> its registry
 
 
 class Source(str):
@@ -46,6 +47,11 @@ class Parameter(NamedTuple):
     @property
     def is_keyword(self) -> bool:
         return self.kind in (POSITIONAL, KEYWORD)
+
+    @property
+    def nested(self) -> str | None:
+        """The registry that the value is an entry of, if it is one."""
+        return NESTED.get(self.annotation or "")
 
 
 class Factory(NamedTuple):
@@ -118,6 +124,14 @@ def reexports(module: str, origin: str) -> list[str]:
 def keywords(kind: str, factory: Factory) -> dict[str, Parameter]:
     """The parameters that a config may give, by name."""
     return {p.name: p for p in factory.parameters[SUPPLIED.get(kind, 0) :] if p.is_keyword}
+
+
+def entry_of(call: Source) -> dict[str, Any]:
+    """The entry of a config that a call of a factory with literals stands for: `net(size=3)` is name net, size 3."""
+    match ast.parse(call, mode="eval").body:
+        case ast.Call(ast.Name(name), [], arguments):
+            return {"name": name} | {str(given.arg): ast.literal_eval(given.value) for given in arguments}
+    raise ValueError(f"{call}: a default of this kind is written NAME(keyword=literal, ...)")
 
 
 @cache

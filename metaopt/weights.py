@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from metaopt.checkpoint import CheckpointError, read_weights, restore_weights
-from metaopt.optimizers import OPTIMIZERS
+from metaopt.optimizers import make
 from metaopt.types import LearnedOptimizer, PyTree
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -62,18 +62,10 @@ def read(name_or_path: str | Path) -> Learned:
     """Reads architecture and weights. Raises CheckpointError."""
     path = find(name_or_path)
     _, meta = read_weights(path)
-    entry = dict(meta["optimizer"])
-    name = entry.pop("name")
-    if name not in OPTIMIZERS:
-        raise CheckpointError(
-            f"{path}: architecture {name!r} is not in this version, which has {', '.join(OPTIMIZERS)}"
-        )
     try:
-        optimizer = OPTIMIZERS[name](**{key: _frozen(value) for key, value in entry.items()})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: architecture {name!r} does not take the arguments in the file: {error}"
-        ) from error
+        optimizer = make(meta["optimizer"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     theta = restore_weights(path, jax.eval_shape(optimizer.init, jax.random.key(0)))
     return Learned(optimizer, jax.tree.map(jnp.asarray, theta), meta, path)
 
@@ -97,8 +89,3 @@ def find(name_or_path: str | Path) -> Path:
         f"no weights {str(name_or_path)!r}: give a .safetensors file, a run folder, or a name that ships with metaopt "
         f"({known}){hint}"
     )
-
-
-def _frozen(value: Any) -> Any:
-    """Lists of a JSON text as the tuples that factories take."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -14,6 +14,7 @@ def net(hidden: int = 4, exp_mult: float = 1e-3, sizes: tuple[int, ...] = (8,)):
 def bare(width: int): "Needs a width."
 def mixed(base: str = "adam", learnable: dict[str, float] = {"learning_rate": 1e-3}, flag: bool = False, any=None):
     "Mixed."
+def wrap(base: LearnedOptimizer, scale: float = 1.0): "Wraps a base."
 def pes(task, optimizer, *, num_tasks: int = 8, truncation: int = 20, horizon: int | tuple[int, int] = 200,
         std: float = 0.01, clip: float | None = None): "PES."
 def image(dataset: str = "digits", hidden: tuple[int, ...] = (32,)): "An image task."
@@ -22,7 +23,7 @@ def digits(): "Digits."
 def wine(): "Wine."
 def constant(peak: float, steps: int): "Constant."
 def cosine(peak: float, steps: int): "Cosine."
-OPTIMIZERS = {"net": net, "bare": bare, "mixed": mixed}
+OPTIMIZERS = {"net": net, "bare": bare, "mixed": mixed, "wrap": partial(wrap, base=net(hidden=6))}
 ESTIMATORS = {"pes": pes}
 TASKS = {"image": image, "quad": quad}
 DATASETS = {"digits": digits, "wine": wine}

@@ -82,7 +82,7 @@ def test_all_errors_at_once() -> None:
     assert all(line.startswith("run.yaml: ") for line in found)
     assert [line.removeprefix("run.yaml: ") for line in found] == [
         "steps: expected greater than 0, got -5",
-        "optimizer.name: expected one of net, bare, mixed, got nett; did you mean net?",
+        "optimizer.name: expected one of net, bare, mixed, wrap, got nett; did you mean net?",
         "estimator.stdd: expected a keyword of pes (num_tasks, truncation, horizon, std, clip), got stdd; "
         "did you mean std?",
         "estimator.task: expected no task here, the program supplies it, got 1",

@@ -115,3 +115,14 @@ def test_own_registries(kind: str) -> None:
 def test_suites_are_literals() -> None:
     module, variable = registry.SUITES
     assert registry.literal(module, variable) == getattr(__import__(module, fromlist=[variable]), variable)
+
+
+def test_a_call_as_a_default_is_an_entry() -> None:
+    assert registry.entry_of(registry.Source("net(hidden=8, sizes=(1, 2))")) == {
+        "name": "net",
+        "hidden": 8,
+        "sizes": (1, 2),
+    }
+    for source in ("net", "net(8)", "net(size=len)"):
+        with pytest.raises(ValueError):
+            registry.entry_of(registry.Source(source))
