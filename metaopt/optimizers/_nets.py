@@ -36,32 +36,55 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, jax.Array]:
 
 
 def normalised_mlp(
-    layers: Sequence[Layers], groups: Sequence[jax.Array], block: Block, head: Head, eps: float = 1e-5
+    layers: Sequence[Layers],
+    groups: Sequence[jax.Array],
+    block: Block,
+    head: Head,
+    eps: float = 1e-5,
+    along: Sequence[jax.Array] = (),
 ) -> jax.Array:
-    """head(*outputs) of a ReLU network at every coordinate, [*block.shape] f32. The network's inputs are divided by
-    their root mean square over the coordinate's tensor:
+    """head(*outputs, *along) of a ReLU network at every coordinate, [*block.shape] f32. The network's inputs are
+    divided by their root mean square over the coordinate's tensor:
 
         x_i -> x_i / sqrt(eps + mean over the tensor of x_i^2)
 
     layers: for each tensor of the block [(w [fan_in, fan_out], b [fan_out]), ...]; the groups' rows, concatenated, are
-    the first layer's inputs.
+    the first layer's inputs. along: arrays [*block.shape] that the head uses besides the outputs.
     """
 
-    def one(layers, groups, shape):
-        return head(*network(scale_inputs(layers, groups, eps), groups, shape))
+    def one(layers, groups, shape, *along):
+        return head(*network(scale_inputs(layers, groups, eps), groups, shape), *along)
 
-    return map_tensors(one, layers, groups, block)
+    return map_tensors(one, layers, groups, block, along)
 
 
-def map_tensors(fn, layers: Sequence[Layers], groups: Sequence[jax.Array], block: Block) -> jax.Array:
-    """fn(layers of the tensor, its groups, its shape) -> [*shape], tensor by tensor; [*block.shape].
+def map_tensors(
+    fn, layers: Sequence[Layers], groups: Sequence[jax.Array], block: Block, along: Sequence[jax.Array] = ()
+) -> jax.Array:
+    """fn(layers of the tensor, its groups, its shape, *its part of along) -> [*shape], tensor by tensor;
+    [*block.shape].
 
     The tensors of a flat block are flat, and have all their features in one group.
     """
     if not block.flat:
-        return fn(layers[0], groups, block.shape)
+        return fn(layers[0], groups, block.shape, *along)
     parts = block.tensors(jnp.concatenate(groups))
-    return jnp.concatenate([fn(own, [part], part.shape[1:]) for own, part in zip(layers, parts, strict=True)])
+    others = [block.tensors(x[None]) for x in along]
+    steps = [
+        fn(own, [part], part.shape[1:], *(other[i][0] for other in others))
+        for i, (own, part) in enumerate(zip(layers, parts, strict=True))
+    ]
+    return jnp.concatenate(steps, axis=-1)
+
+
+def hidden_layers(first: Sequence[Layers], rest: Layers, groups: Sequence[jax.Array], block: Block) -> jax.Array:
+    """Activations of the last hidden layer, [width, *block.shape], of ReLU networks that share all layers but the first,
+    of which there is one for each tensor of the block. For outputs not all of which are needed at every coordinate."""
+
+    def one(layers, groups, shape):
+        return jnp.asarray(network(layers, groups, shape))
+
+    return jax.nn.relu(_dense(map_tensors(one, first, groups, block), rest, block.shape))
 
 
 def scale_inputs(layers: Layers, groups: Sequence[jax.Array], eps: float) -> Layers:
@@ -80,7 +103,11 @@ def _matmul(layers, groups, shape):
     """Matrix products with the coordinates on the minor axes."""
     (w, b), *rest = layers
     hidden = _column(b, shape) + sum(jnp.tensordot(w, x, axes=(0, 0)) for w, x in _inputs(w, groups))
-    for w, b in rest:
+    return _dense(hidden, rest, shape)
+
+
+def _dense(hidden, layers, shape):
+    for w, b in layers:
         hidden = jnp.tensordot(w, jax.nn.relu(hidden), axes=(0, 0)) + _column(b, shape)
     return hidden
 

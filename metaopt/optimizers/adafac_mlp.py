@@ -11,22 +11,10 @@ For tensors of rank < 2 row_b and col_b are both the unfactored moment v_b, g·f
 b = 1 - exp(10 (log(1 - b0)/10 + theta_b)). Differs from the paper: nothing; gradients beyond 1e8 are clipped.
 """
 
-from functools import partial
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
-import optax
 
-from metaopt.optimizers import _features as F
-from metaopt.optimizers import _nets
-from metaopt.optimizers._blocks import blocks_of, map_blocks
-from metaopt.types import LearnedOptimizer, PyTree
-
-
-class AdafacMLPState(NamedTuple):
-    step: jax.Array  # i32 scalar
-    moments: list[F.Moments]  # per block
+from metaopt.optimizers._adafac import adafac
+from metaopt.types import LearnedOptimizer
 
 
 def adafac_mlp(
@@ -38,39 +26,8 @@ def adafac_mlp(
     second_moment_decay: float = 0.999,
 ) -> LearnedOptimizer:
     """The architecture; 197 numbers by default. It uses neither the loss nor the horizon."""
-    num_features = 8 * len(momentum_decays) + 4
-    start = F.decays(momentum_decays, (second_moment_decay,), momentum_decays)
 
-    def init(key: jax.Array) -> PyTree:
-        sizes = (num_features + len(F.TIMESCALES), *[hidden] * depth, 2)
-        return {"mlp": _nets.init_mlp(key, sizes), "decays": jax.tree.map(jnp.zeros_like, start)._asdict()}
+    def exp_a_b(d, a):
+        return -step_mult * d * jnp.exp(exp_mult * a)
 
-    def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
-        del num_steps
-        decays = F.offset_decays(start, theta["decays"])
-        (w0, b0), *layers = _nets.layers_of(theta["mlp"])
-        w0, w_time = jnp.split(w0, [num_features])
-
-        def exp_a_b(d, a):
-            return -step_mult * d * jnp.exp(exp_mult * a)
-
-        def init_fn(params):
-            moments = [F.moments_init(block, start) for block in blocks_of(params)]
-            return AdafacMLPState(jnp.zeros((), jnp.int32), moments)
-
-        def step(bias, block, grads, params, moments):
-            moments = F.moments_update(decays, moments, block, grads)
-            inputs = F.adafactor_features(block.gather(grads), block.gather(params), moments, block)
-            nets = [[(w0, bias), *layers]] * len(block.leaves)
-            return _nets.normalised_mlp(nets, inputs, block, exp_a_b), moments
-
-        def update_fn(grads, state, params=None, **extra):
-            del extra
-            bias = b0 + F.time_features(state.step) @ w_time
-            grads = jax.tree.map(F.clean, grads)
-            updates, moments = map_blocks(partial(step, bias), grads, params, state.moments)
-            return updates, AdafacMLPState(state.step + 1, moments)
-
-        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-    return LearnedOptimizer(init, build)
+    return adafac(exp_a_b, 2, hidden, depth, momentum_decays, second_moment_decay)

@@ -42,30 +42,60 @@ def mlp(theta, grads, params):
     return params
 
 
-def adafac_mlp(theta, grads, params):
-    def decay(start, name):
-        return 1 - np.exp(10 * (np.log(1 - np.array(start)) / 10 + theta["decays"][name]))
+def adafac_decays(theta):
+    def decay(start, name):  # they start at float32's .999, of which 1 - .999 is 1.3e-5 smaller
+        return 1 - np.exp(10 * (np.log(1 - np.float64(np.float32(start))) / 10 + theta["decays"][name]))
 
-    b = decay([0.9, 0.99, 0.999], "m")
-    bf = decay([0.9, 0.99, 0.999], "factored")
-    bv = decay([0.999], "v")
-    m, v, row, col = np.zeros((*params.shape, 3)), np.zeros((*params.shape, 1)), 0.0, 0.0
-    for t, g in enumerate(grads):
+    return decay([0.9, 0.99, 0.999], "m"), decay([0.999], "v"), decay([0.9, 0.99, 0.999], "factored")
+
+
+def adafac_features(b, bv, bf, v_eps=1e-6, vector_eps=1e-6):
+    """(g, p) -> (features [*shape, 28], m [*shape, 3], v [*shape, 1]); the accumulators live from call to call."""
+    m, v, row, col = 0.0, 0.0, 0.0, 0.0
+
+    def features(g, p):
+        nonlocal m, v, row, col
         m, v = b * m + (1 - b) * g[..., None], bv * v + (1 - bv) * g[..., None] ** 2
         square = (g**2 + 1e-30)[..., None]
         if g.ndim < 2:
             row = col = bf * row + (1 - bf) * square
-            f_g, f_m = np.maximum(row + 1e-9, 1e-9) ** -0.5, (row + 1e-6) ** -0.5
+            f_g, f_m = np.maximum(row + 1e-9, 1e-9) ** -0.5, (row + vector_eps) ** -0.5
         else:
             second, largest = np.argsort(g.shape, kind="stable")[-2:]
             row = bf * row + (1 - bf) * square.mean(largest, keepdims=True)
             col = bf * col + (1 - bf) * square.mean(second, keepdims=True)
             f_g = np.maximum(row / (row.mean(second, keepdims=True) + 1e-9), 1e-9) ** -0.5
             f_g = f_m = f_g * np.maximum(col, 1e-9) ** -0.5
-        full = [g[..., None], params[..., None], m, v, m * (v + 1e-6) ** -0.5, (v + 1e-6) ** -0.5, g[..., None] * f_g]
+        full = [g[..., None], p[..., None], m, v, m * (v + v_eps) ** -0.5, (v + v_eps) ** -0.5, g[..., None] * f_g]
         full += [row, col, (row + 1e-8) ** -0.5, (col + 1e-8) ** -0.5, m * f_m]
-        full = [np.broadcast_to(x, (*g.shape, x.shape[-1])) for x in full]
-        params = params + step_of(theta["mlp"], normalise(np.concatenate(full, -1)), t)
+        return np.concatenate([np.broadcast_to(x, (*g.shape, x.shape[-1])) for x in full], -1), m, v
+
+    return features
+
+
+def adafac_mlp(theta, grads, params):
+    features = adafac_features(*adafac_decays(theta))
+    for t, g in enumerate(grads):
+        params = params + step_of(theta["mlp"], normalise(features(g, params)[0]), t)
+    return params
+
+
+def moved_theta(optimizer, rng):
+    """A theta in which nothing is zero, float64."""
+    theta = jax.tree.map(lambda x: np.asarray(x, np.float64), optimizer.init(jax.random.key(0)))
+    return jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape), theta)
+
+
+def run(tx, grads, params):
+    """The params, an array or a tree, after a step for each of grads. Under x64 it is float64 end to end: the state's
+    accumulators are float32 by contract, so they are lifted here."""
+    state = tx.init(params)
+    if jax.config.jax_enable_x64:
+        state = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float64), state)
+    step = jax.jit(lambda g, s, p: tx.update(g, s, p, value=0.0))
+    for g in grads:
+        updates, state = step(jax.tree.map(jnp.asarray, g), state, jax.tree.map(jnp.asarray, params))
+        params = jax.tree.map(np.add, params, updates)
     return params
 
 
@@ -75,20 +105,9 @@ def test_equation(name, equation, shape, x64):
     """In float64, so that only a wrong equation can differ; five steps, so that every accumulator has moved."""
     rng = np.random.default_rng(SHAPES.index(shape))
     optimizer = OPTIMIZERS[name]()
-    theta = jax.tree.map(lambda x: np.asarray(x, np.float64), optimizer.init(jax.random.key(0)))
-    theta = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape), theta)
+    theta = moved_theta(optimizer, rng)
     params, grads = rng.standard_normal(shape), rng.standard_normal((5, *shape))
-    tx = optimizer.build(theta, 5)
-    # float64 end to end: the state's accumulators are float32 by contract, so they are lifted here
-    state = jax.tree.map(
-        lambda x: x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float64), tx.init(params)
-    )
-    step = jax.jit(lambda g, s, p: tx.update(g, s, p, value=0.0))
-    p = jnp.asarray(params)
-    for g in grads:
-        updates, state = step(jnp.asarray(g), state, p)
-        p = p + updates
-    expected = equation(theta, grads, params)
+    moved = run(optimizer.build(theta, 5), grads, params)
     # g and p pass through float32 inside; steps are about 1e-3, so 1e-8 is 1e-5 of a step
-    np.testing.assert_allclose(p, expected, rtol=0, atol=1e-8)
-    assert np.abs(np.asarray(p) - params).max() > 1e-5
+    np.testing.assert_allclose(moved, equation(theta, grads, params), rtol=0, atol=1e-8)
+    assert np.abs(moved - params).max() > 1e-5
