@@ -16,6 +16,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
 }
 
+PARAMETRIZATIONS = ("standard", "mup")
+
 CAP = 10.0  # of a normalised loss: ten times worse than a fresh model is as bad as diverged
 
 
@@ -26,31 +28,52 @@ def activation_fn(name: str) -> Callable[[jax.Array], jax.Array]:
     return ACTIVATIONS[name]
 
 
-def mlp_init(key: jax.Array, sizes: tuple[int, ...], scale: jax.Array) -> dict[str, jax.Array]:
+def check_parametrization(name: str) -> None:
+    """ValueError with the known names unless `name` is one of them."""
+    if name not in PARAMETRIZATIONS:
+        raise ValueError(f"parametrization: unknown {name!r}, expected one of {', '.join(PARAMETRIZATIONS)}")
+
+
+def mlp_init(
+    key: jax.Array, sizes: tuple[int, ...], scale: jax.Array, parametrization: str = "standard"
+) -> dict[str, jax.Array]:
     """Weights w0 [sizes[0], sizes[1]], b0 [sizes[1]], w1, ... in float32; biases are zero.
 
-    w ~ N(0, scale^2 c / fan_in) with c = 2 (He et al. 2015) in hidden layers and c = 1 in the linear output layer.
+    w ~ N(0, scale^2 c / fan_in) with c = 2 (He et al. 2015) in hidden layers and c = 1 in the linear output layer; in
+    muP c = 1 in hidden layers and c = fan_in in the output layer, see `mlp`.
     """
     shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
     # One draw for all layers: XLA needs seconds, not tenths, to compile one draw a layer on a CPU.
     noise = scale * jax.random.normal(key, (sum(map(math.prod, shapes)),), jnp.float32)
     params, used = {}, 0
     for i, (fan_in, fan_out) in enumerate(shapes):
-        std = math.sqrt((1.0 if i == len(shapes) - 1 else 2.0) / fan_in)
+        hidden, output = (1, fan_in) if parametrization == "mup" else (2, 1)
+        std = math.sqrt((output if i == len(shapes) - 1 else hidden) / fan_in)
         params[f"w{i}"] = std * noise[used : used + fan_in * fan_out].reshape(fan_in, fan_out)
         params[f"b{i}"] = jnp.zeros(fan_out, jnp.float32)
         used += fan_in * fan_out
     return params
 
 
-def mlp(params: dict[str, jax.Array], x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def mlp(
+    params: dict[str, jax.Array],
+    x: jax.Array,
+    activation: Callable[[jax.Array], jax.Array],
+    parametrization: str = "standard",
+) -> jax.Array:
     """The network's output [batch, out] for x [batch, in]: an activation between layers, none after the last.
+
+    In muP (Yang et al. 2022, arXiv 2203.03466; in the form of Thérien et al. 2024, 2406.00153) the inputs of the last
+    layer are divided by their number, fan_in. Steps of the weights then move what a layer gives as far in a wide
+    network as in a narrow one, if the optimizer divides those of hidden layers by fan_in: `metaopt.optimizers.mup`.
 
     Computed in the dtype of the weights; the output is float32 at least, so that losses are.
     """
     layers = len(params) // 2
     h = x.astype(params["w0"].dtype)
     for i in range(layers):
+        if parametrization == "mup" and i == layers - 1:
+            h = h / h.shape[-1]
         h = h @ params[f"w{i}"] + params[f"b{i}"][None, :]
         if i < layers - 1:
             h = activation(h)

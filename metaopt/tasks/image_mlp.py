@@ -23,6 +23,7 @@ def image_mlp(
     activation: Literal["relu", "tanh", "gelu", "silu", "sigmoid"] = "relu",
     batch_size: int = 64,
     init_scale: float | tuple[float, float] = 1.0,
+    parametrization: Literal["standard", "mup"] = "standard",
 ) -> Task:
     """Softmax classifier of `dataset` by a fully connected network; members differ in their initial weights.
 
@@ -31,11 +32,13 @@ def image_mlp(
     activation: between layers; none after the last
     batch_size: rows of a minibatch, drawn with replacement
     init_scale: factor on the initial weights (see `_nets.mlp_init`), or the two ends of a log-uniform range
+    parametrization: mup lets wide networks learn as narrow ones do, with `mup` as the optimizer; see `_nets.mlp`
 
     Normalised loss = loss / log(classes), bounded: 1 is as good as a guess. aux = {"accuracy": of the minibatch}.
-    Raises ValueError for an unknown activation; `init` and `data` raise DataError where the machine lacks the data.
+    Raises ValueError for an unknown name; `init` and `data` raise DataError where the machine lacks the data.
     """
     act = _nets.activation_fn(activation)
+    _nets.check_parametrization(parametrization)
 
     def sizes():  # of all layers; the data set is read once a process
         splits = data.load(dataset)
@@ -46,13 +49,13 @@ def image_mlp(
         return {"init_scale": _nets.sample_scale(key, init_scale)}
 
     def init(cfg, key):
-        return _nets.mlp_init(key, sizes(), cfg["init_scale"])
+        return _nets.mlp_init(key, sizes(), cfg["init_scale"], parametrization)
 
     def batch(cfg, arrays, key, split):
         return _nets.minibatch(arrays[split], key, batch_size)
 
     def loss(cfg, params, batch, key):
-        logits = _nets.mlp(params, batch["x"], act)
+        logits = _nets.mlp(params, batch["x"], act, parametrization)
         picked = jnp.take_along_axis(logits, batch["y"][:, None], axis=-1)[:, 0]
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["y"])
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked), {"accuracy": accuracy}

@@ -17,6 +17,8 @@ from metaopt.optimizers import OPTIMIZERS, make
 from metaopt.optimizers.adafac_mlp import adafac_mlp
 from metaopt.optimizers.hyper import hyper
 from metaopt.optimizers.mup import mup
+from metaopt.tasks import _nets
+from metaopt.tasks.image_mlp import image_mlp
 from metaopt.types import LearnedOptimizer
 
 CHAIN = {  # two convolutions and three dense layers, in the order of their names
@@ -212,3 +214,34 @@ def test_shards_stay_where_they_are():
     tx = mup(hyper("sgd")).build({"learning_rate": jnp.float32(0.0)}, 1)
     updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
     assert all(u.sharding.is_equivalent_to(rows, 2) for u in updates.values())
+
+
+def moved(parametrization, optimizer, width):
+    """How far a step of Adam moves the second hidden layer and the output of a classifier, root mean squares."""
+    task = image_mlp("digits", hidden=(width, width), parametrization=parametrization)
+    batch = jax.tree.map(lambda a: a[:64], task.data()["train"])
+    tx = optimizer.build({"learning_rate": jnp.log(1e-2)}, 1)
+
+    def layers(params):
+        below = {name: params[name] for name in ("w0", "b0", "w1", "b1")}
+        return [_nets.mlp(below, batch["x"], jax.nn.relu), _nets.mlp(params, batch["x"], jax.nn.relu, parametrization)]
+
+    @jax.jit
+    def run(key):
+        cfg = task.sample(key)
+        params = task.init(cfg, key)
+        grads = jax.grad(lambda p: task.loss(cfg, p, batch, key)[0])(params)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        after = layers(optax.apply_updates(params, updates))
+        return [jnp.sqrt(jnp.mean((a - b) ** 2)) for a, b in zip(after, layers(params), strict=True)]
+
+    return np.array(run(jax.random.key(1)))
+
+
+def test_with_the_models_half_steps_act_alike_at_all_widths():
+    """16 times as wide, a step of Adam acts 4 to 16 times as strongly (what it adds up is random, or has one sign); with
+    both halves of muP it acts alike. Random parts, which fall as 1/sqrt(width), leave less than a factor of two."""
+    bare = moved("standard", hyper("adam"), 512) / moved("standard", hyper("adam"), 32)
+    assert (bare > 3).all()
+    wrapped = moved("mup", mup(hyper("adam")), 512) / moved("mup", mup(hyper("adam")), 32)
+    assert (wrapped > 0.5).all() and (wrapped < 2).all()

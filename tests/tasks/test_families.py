@@ -36,16 +36,30 @@ def test_classifier_is_softmax_cross_entropy_of_an_mlp():
     np.testing.assert_allclose(task.normalize(cfg, loss), want / np.log(3), rtol=100 * ULP)
 
 
+def test_mup_classifier_divides_the_inputs_of_its_last_layer():
+    standard, mup = (image_mlp("wine", hidden=(8, 5), batch_size=16, parametrization=p) for p in ("standard", "mup"))
+    cfg = mup.sample(KEY)
+    params = {k: v + 0.1 for k, v in mup.init(cfg, KEY).items()}  # biases at work
+    batch = mup.batch(cfg, mup.data(), KEY, "train")
+    got, _ = mup.loss(cfg, params, batch, KEY)
+    want, _ = standard.loss(cfg, params | {"w2": params["w2"] / 5}, batch, KEY)
+    np.testing.assert_allclose(got, want, rtol=100 * ULP)
+
+
 def test_no_hidden_layer_is_softmax_regression():
     assert set(image_mlp("wine", hidden=()).init({"init_scale": 1.0}, KEY)) == {"w0", "b0"}
 
 
 def test_initial_weights_have_the_documented_scale():
     """A sample deviation of n draws is within 5 of its own deviations, 1 / sqrt(2 n), of the true one."""
-    params = _nets.mlp_init(KEY, (200, 100, 50), jnp.float32(0.5))
-    for name, std in (("w0", 0.5 * np.sqrt(2 / 200)), ("w1", 0.5 * np.sqrt(1 / 100))):
-        np.testing.assert_allclose(params[name].std(), std, rtol=5 / np.sqrt(2 * params[name].size))
-    assert not params["b0"].any()
+    for parametrization, stds in (
+        ("standard", (np.sqrt(2 / 200), np.sqrt(2 / 100), np.sqrt(1 / 80))),
+        ("mup", (np.sqrt(1 / 200), np.sqrt(1 / 100), 1)),
+    ):
+        params = _nets.mlp_init(KEY, (200, 100, 80, 50), jnp.float32(0.5), parametrization)
+        for name, std in zip(("w0", "w1", "w2"), stds, strict=True):
+            np.testing.assert_allclose(params[name].std(), 0.5 * std, rtol=5 / np.sqrt(2 * params[name].size))
+        assert not params["b0"].any()
 
 
 def test_minibatches_are_rows_of_the_split_drawn_evenly():
@@ -131,6 +145,7 @@ def test_rosenbrock_is_the_usual_one():
     [
         (lambda: image_mlp(activation="rellu"), "unknown 'rellu', expected one of relu"),
         (lambda: image_autoencoder(activation=""), "activation"),
+        (lambda: image_mlp(parametrization="ntk"), "unknown 'ntk', expected one of standard, mup"),
         (lambda: quadratic(condition=0.5), "condition: 0.5"),
         (lambda: rosenbrock(dim=1), "dim: 1"),
     ],
