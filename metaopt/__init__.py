@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaopt import checkpoint as checkpoint
     from metaopt.data import DATASETS as DATASETS
     from metaopt.estimators import ESTIMATORS as ESTIMATORS
     from metaopt.optimizers import OPTIMIZERS as OPTIMIZERS
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {  # public name -> the module that defines it
+_HOME = {  # public name -> the module that defines it, or that it is
     "DATASETS": "metaopt.data",
     "ESTIMATORS": "metaopt.estimators",
     "Estimator": "metaopt.types",
@@ -34,6 +35,7 @@ _HOME = {  # public name -> the module that defines it
     "SUITES": "metaopt.tasks.suites",
     "TASKS": "metaopt.tasks",
     "Task": "metaopt.types",
+    "checkpoint": "metaopt.checkpoint",
     "load": "metaopt.weights",
     "make_train": "metaopt.train",
 }
@@ -43,7 +45,8 @@ __all__ = ["__version__", *_HOME]  # noqa: PLE0604 (every key is a string)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'metaopt' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    home = importlib.import_module(_HOME[name])
+    value = globals()[name] = home if home.__name__ == f"metaopt.{name}" else getattr(home, name)
     return value
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from metaopt import config as configs
 from metaopt import runner, schedules, sharding, train, weights
-from metaopt.checkpoint import write_atomic
+from metaopt.checkpoint import CheckpointError, read_reference, save_weights, write_atomic
 from metaopt.data import DataError
 from metaopt.entry import Entry
 from metaopt.estimators import ESTIMATORS
@@ -111,6 +112,31 @@ def evaluate(name_or_path: str | Path, suite_name: str, steps: int, seeds: int, 
     if json_path is not None:
         write_atomic(json_path, json.dumps(result.rows, indent=1).encode())
     return result.rows
+
+
+def import_weights(file: str | Path, entry: Entry, out: str | Path, force: bool = False) -> None:
+    """Writes the weights that another implementation left in `file` as ours of the architecture `entry`.
+
+    Raises CheckpointError when the file is not readable or does not fit, or when `out` exists and `force` is not set.
+    """
+    file, out = Path(file), Path(out)
+    if out.exists() and not force:
+        raise CheckpointError(f"{out}: exists already; --force replaces it")
+    if out.exists() and out.samefile(file):
+        raise CheckpointError(f"{out}: is the file to import, which stays as it is: give another --out")
+    template = jax.eval_shape(optimizer(entry).init, jax.random.key(0))
+    architecture = f"{entry.name}({', '.join(f'{key}={value}' for key, value in entry.kwargs.items())})"
+    theta, digest, unused = read_reference(file, entry.name, template, architecture)
+    origin = {"file": file.name, "sha256": digest}
+    try:
+        save_weights(out, theta, {"optimizer": entry.model_dump(), "imported_from": origin})
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written ({error.strerror})") from error
+    size, console = sum(x.size for x in jax.tree.leaves(theta)), _console()
+    console.print(f"{out}: {architecture}, {size:,} learned numbers", soft_wrap=True, markup=False)
+    if unused:
+        text = f"{entry.name} has no use for {', '.join(unused)} in {file.name}"
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def report(folder: str | Path) -> None:

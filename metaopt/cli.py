@@ -79,6 +79,33 @@ def evaluate(
     build.evaluate(weights, suite, steps, seeds, json_path)
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="theta.state or params (msgpack), or .npz.")],
+    architecture: Annotated[str, typer.Option("--as", help="The optimizer that the weights are of, e.g. celo.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Its arguments if not as published, e.g. lstm_hidden=64"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file to write if it exists.")] = False,
+) -> None:
+    """Turns weights of google/learned_optimization, and of code built on it, into a file for metaopt.load."""
+    from metaopt import config, runtime
+    from metaopt.entry import nearest
+
+    raw = {"name": architecture} | registry.literal(*registry.PUBLISHED).get(architecture, {})
+    entry = config.entry("optimizers", raw, f"--as {architecture}", overrides or ())
+    if entry.name not in (known := list(registry.registry(*registry.REFERENCE))):
+        expected = f"one of {', '.join(known)}: of these weights can be imported"
+        problem = config.Problem("command line", "--as", expected, entry.name, nearest(entry.name, known))
+        raise config.ConfigError([problem])
+    runtime.setup()
+    from metaopt import build
+
+    build.import_weights(file, entry, out, force)
+
+
 @app.command("list")
 def list_(
     which: Annotated[Registry | None, typer.Argument(help="One registry; all of them if left out.")] = None,
@@ -146,15 +173,32 @@ def _text(error: Exception) -> str:
 
 
 def _factories(kind: Registry) -> Table:
-    table = Table("name", "arguments", "about", title=kind.value, title_justify="left", show_lines=True)
+    table = Table("name", title=kind.value, title_justify="left", caption_justify="left", show_lines=True)
+    facts: dict[str, tuple[int, float, tuple[str, ...]]] = {}
+    if kind is Registry.optimizers:
+        facts = registry.literal(*registry.FACTS)
+        table.add_column("learned", justify="right")
+        table.add_column("state", justify="right")
+        table.add_column("inputs")
+        table.caption = "learned: numbers; state: floats per parameter; inputs: beside gradients and parameters"
+    table.add_column("about and arguments")
     for name, factory in registry.registry(*registry.REGISTRIES[kind.value]).items():
-        table.add_row(f"[bold]{name}[/]", escape(_arguments(kind, factory)), escape(factory.headline))
+        arguments = escape(_arguments(kind, factory))
+        about = escape(factory.headline) + (f"\n[dim]{arguments}[/]" if arguments else "")
+        table.add_row(f"[bold]{name}[/]", *(_facts(facts.get(name)) if facts else ()), about)
     return table
+
+
+def _facts(row: tuple[int, float, tuple[str, ...]] | None) -> tuple[str, str, str]:
+    if row is None:
+        return "?", "?", "?"
+    learned, state, inputs = row
+    return f"{learned:,}", f"{state:g}", "\n".join(inputs) or "-"
 
 
 def _arguments(kind: Registry, factory: Factory) -> str:
     given = registry.keywords(kind.value, factory).values()
-    return "\n".join(p.name if p.default is REQUIRED else f"{p.name}={_literal(p.default)}" for p in given)
+    return ", ".join(p.name if p.default is REQUIRED else f"{p.name}={_literal(p.default)}" for p in given)
 
 
 def _suites() -> Table:

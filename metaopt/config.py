@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from metaopt import registry
 from metaopt.entry import Entry, NameOf, Of, WeightedEntry, fail, lookup, nearest, problem
 from metaopt.registry import OPTAX, keywords
 
-__all__ = ["ConfigError", "Entry", "Problem", "RunConfig", "json_schema", "load", "parse", "resolved", "to_yaml"]
+__all__ = [
+    "ConfigError",
+    "Entry",
+    "Problem",
+    "RunConfig",
+    "entry",
+    "json_schema",
+    "load",
+    "parse",
+    "resolved",
+    "to_yaml",
+]
 
 
 class Problem(NamedTuple):
@@ -146,6 +157,15 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def parse(raw: Any, origin: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a nested dict; `origin` names its source in errors. Raises ConfigError."""
+    return _validated(RunConfig, raw, origin, overrides)
+
+
+def entry(kind: str, raw: Any, origin: str, overrides: Iterable[str] = ()) -> Entry:
+    """One entry, of a registry, by itself; otherwise as `parse`."""
+    return _validated(Annotated[Entry, Of(kind)], raw, origin, overrides)
+
+
+def _validated(kind: Any, raw: Any, origin: str, overrides: Iterable[str]) -> Any:
     if not isinstance(raw, dict):
         raise ConfigError([Problem(origin, "", "a mapping", _show(raw))])
     raw = deepcopy(raw)
@@ -157,7 +177,7 @@ def parse(raw: Any, origin: str, overrides: Iterable[str] = ()) -> RunConfig:
         except _BadOverride as error:
             problems.append(Problem(f"override {override}", *error.args))
     try:
-        config = RunConfig.model_validate(raw)
+        value = TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
         for details in error.errors():
             found = _problem(origin, details)
@@ -165,7 +185,7 @@ def parse(raw: Any, origin: str, overrides: Iterable[str] = ()) -> RunConfig:
             problems.append(found._replace(origin=sources[-1]) if sources else found)
     if problems:
         raise ConfigError(problems)
-    return config
+    return value
 
 
 def _related(first: str, second: str) -> bool:

@@ -25,6 +25,9 @@ REGISTRIES = {
 }
 SUITES = ("metaopt.tasks.suites", "SUITES")
 PURPOSES = ("metaopt.tasks.suites", "PURPOSES")  # what each suite is for
+FACTS = ("metaopt.optimizers", "FACTS")  # what each optimizer costs and uses
+REFERENCE = ("metaopt.checkpoint.reference", "REFERENCE")  # architectures whose weights can be imported
+PUBLISHED = ("metaopt.checkpoint.reference", "PUBLISHED")  # arguments of such weights
 OPTAX = "optax"  # the kind of an outer optimizer: any of optax's
 SUPPLIED = {"estimators": 2, "schedules": 2, OPTAX: 1}  # leading arguments that the program gives, not the config
 POSITIONAL, KEYWORD = Kind.POSITIONAL_OR_KEYWORD, Kind.KEYWORD_ONLY

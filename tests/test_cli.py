@@ -44,7 +44,7 @@ def quick(*arguments: str, code: int = 0) -> str:
 
 def test_help() -> None:
     text = quick("--help")
-    for command in ("train", "eval", "list", "config", "report"):
+    for command in ("train", "eval", "import", "list", "config", "report"):
         assert f"\n  {command}" in text
     assert "KEY=VALUE" in quick("train", "--help")
 
@@ -57,6 +57,10 @@ def test_list_has_every_entry() -> None:
     for name in registry.literal(*registry.SUITES):
         assert name in text
     assert set(cli.Registry) == {*registry.REGISTRIES, "suites"}
+    facts = registry.literal(*registry.FACTS)["adafac_mlp"]
+    assert facts == (197, 4.0, ())
+    row = next(line for line in text.splitlines() if "│ adafac_mlp" in line)
+    assert [cell.strip() for cell in row.split("│")[2:5]] == ["197", "4", "-"]
     assert "truncation=" in quick("list", "estimators") and "image_mlp" not in quick("list", "estimators")
 
 
@@ -75,6 +79,15 @@ def test_wrong_usage() -> None:
     assert "did you mean heldout_small?" in quick("eval", "weights.safetensors", "--suite", "heldout_smal", code=2)
     assert "FILE" in quick("config", code=2)
     assert "weights" in quick("list", "weights", code=2)
+
+
+def test_import_checks_the_architecture_first() -> None:
+    arguments = ("import", "none.state", "-o", "none.safetensors")
+    text = quick(*arguments, "--as", "adafac", code=2)
+    assert "--as adafac: name" in text and "did you mean adafac_mlp?" in text
+    assert "did you mean hidden?" in quick(*arguments, "--as", "mlp", "hiden=3", code=2)
+    assert "one of mlp, rnn_mlp, adafac_mlp, " in quick(*arguments, "--as", "hyper", code=2)
+    assert "--out" in quick(*arguments[:2], "--as", "mlp", code=2)
 
 
 def test_config_prints_a_file_to_launch(tmp_path: Path) -> None:
@@ -99,6 +112,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     build.run = lambda settings, out, *, resume: made.append(("run", settings, out, resume))
     build.evaluate = lambda *arguments: made.append(("evaluate", *arguments))
     build.report = lambda folder: made.append(("report", folder))
+    build.import_weights = lambda file, entry, out, force: made.append(("import", file, entry.kwargs, out, force))
     monkeypatch.setitem(sys.modules, "metaopt.build", build)
     monkeypatch.setattr("metaopt.build", build, raising=False)
     monkeypatch.setattr(runtime, "setup", lambda: made.append(("setup",)))
@@ -128,6 +142,11 @@ def test_commands_call_build(calls: list[tuple[Any, ...]], tmp_path: Path) -> No
         ("evaluate", "w.safetensors", "valid_small", 5, 2, Path("rows.json")),
         ("report", Path("runs/small")),
     ]
+    calls.clear()
+    invoke("import", "params", "--as", "velo", "-o", "velo.safetensors", "bank=32", "--force")
+    _, (_, file, arguments, out, force) = calls
+    assert (file, out, force) == (Path("params"), Path("velo.safetensors"), True)
+    assert (arguments["lstm_hidden"], arguments["bank"], arguments["bank_mult"]) == (512, 32, 100.0)  # as published
 
 
 def test_expected_errors_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,14 @@ No format here holds code, so that reading a file never runs any. All that a use
 """
 
 from metaopt.checkpoint.files import CheckpointError, write_atomic
-from metaopt.checkpoint.reference import from_reference
+from metaopt.checkpoint.reference import from_reference, read_reference
 from metaopt.checkpoint.state import restore_latest, save_state
 from metaopt.checkpoint.weights import read_weights, restore_weights, save_weights
 
 __all__ = [
     "CheckpointError",
     "from_reference",
+    "read_reference",
     "read_weights",
     "restore_latest",
     "restore_weights",

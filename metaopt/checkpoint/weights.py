@@ -1,14 +1,14 @@
 """The weights of a learned optimizer, as safetensors with JSON metadata."""
 
-import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from metaopt.checkpoint.files import CheckpointError, named_leaves, write_atomic
+from metaopt.checkpoint.files import CheckpointError, named_leaves, nearest, write_atomic
 from metaopt.types import PyTree
 
 FORMAT = 1  # of the metadata of a weights file
@@ -50,18 +50,25 @@ def restore_weights(path: str | Path, template: PyTree) -> PyTree:
 
     Raises CheckpointError that names the file and every leaf that is missing, unexpected, or of another shape or dtype.
     """
-    arrays, _ = read_weights(path)
+    return fitted(path, read_weights(path)[0], template)
+
+
+def fitted(
+    path: str | Path, arrays: Mapping[str, np.ndarray], template: PyTree, architecture: str = "the architecture"
+) -> PyTree:
+    """The arrays, by name as in `named_leaves`, in the structure of `template`; errors as in `restore_weights`."""
     wanted = dict(named_leaves(template))
     problems = []
     for name, leaf in wanted.items():
-        expected = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
         if name not in arrays:
-            near = [f"; nearest: {other!r}" for other in difflib.get_close_matches(name, arrays, n=1)]
-            problems.append("".join([f"leaf {name!r}: expected {expected}, found none", *near]))
-        elif (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
-            found = f"{arrays[name].dtype.name}{list(arrays[name].shape)}"
-            problems.append(f"leaf {name!r}: expected {expected}, found {found}")
+            problems.append(f"leaf {name!r}: expected {_kind(leaf)}, found none{nearest(name, arrays)}")
+        elif _kind(arrays[name]) != _kind(leaf):
+            problems.append(f"leaf {name!r}: expected {_kind(leaf)}, found {_kind(arrays[name])}")
     problems += [f"leaf {name!r}: not a part of this architecture" for name in arrays if name not in wanted]
     if problems:
-        raise CheckpointError("\n  ".join([f"{path}: the weights do not fit the architecture", *problems]))
+        raise CheckpointError("\n  ".join([f"{path}: the weights do not fit {architecture}", *problems]))
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in wanted])
+
+
+def _kind(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
