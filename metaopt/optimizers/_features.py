@@ -171,4 +171,4 @@ def variance(mean: jax.Array, mean_square: jax.Array) -> jax.Array:
     """mean_square - mean^2, from one pass over the data. What may be rounding alone counts as zero: |mean| large and
     the spread small would otherwise give noise, and a tensor of one number a variance."""
     var = mean_square - mean * mean
-    return jnp.where(var > 1e-6 * mean_square, var, 0.0)
+    return jnp.where(var <= 1e-6 * mean_square, 0.0, var)
