@@ -10,6 +10,8 @@ A factory takes (peak, steps) and gives an optax schedule, step -> learning rate
 After `steps` the last value stays.
 """
 
+import jax
+import jax.numpy as jnp
 import optax
 
 EXPONENTIAL_END = 0.01  # the last learning rate of `exponential`, as a share of the peak
@@ -43,16 +45,19 @@ SCHEDULES = {
 }
 
 
-def schedule(name: str, peak: float, steps: int, warmup: int = 0) -> optax.Schedule:
+def schedule(name: str, peak: float, steps: int | jax.Array, warmup: int = 0) -> optax.Schedule:
     """The named schedule over the steps that `warmup` leaves, behind a linear warm-up:
 
         t < warmup:   peak (t + 1) / (warmup + 1)
         t >= warmup:  the schedule at t - warmup, over steps - warmup
 
-    The first step of a warm-up is not lost to a learning rate of zero. Raises KeyError for an unknown name.
+    The first step of a warm-up is not lost to a learning rate of zero. `steps` may be a tracer: schedules are functions
+    of the share that is done. Raises KeyError for an unknown name.
     """
-    body = SCHEDULES[name](peak, max(steps - warmup, 1))
-    if not warmup:
-        return body
-    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
-    return optax.join_schedules([rise, body], [warmup])
+    body = SCHEDULES[name](peak, 1)
+
+    def rate(t):
+        done = (t - warmup) / jnp.maximum(steps - warmup, 1)
+        return jnp.where(t < warmup, peak * (t + 1) / (warmup + 1), body(done))
+
+    return rate

@@ -17,7 +17,12 @@ OTHER = (
 )  # files made from published weights, not ours to ship
 CASES = {  # our architecture -> (the other implementation's file, our arguments)
     "mlp": ("mlp_lopt__mlp", {}),
+    "rnn_mlp": ("rnn_mlp_lopt__mlp", {}),
     "adafac_mlp": ("adafac_mlp_lopt__mlp", {}),
+    "velo": ("hyper_v2__mlp", {"lstm_hidden": 64, "bank": 32, "bank_mult": 100.0}),
+    "celo": ("celo__mlp", {}),
+    "celo_adam": ("celo_adam__mlp", {}),
+    "celo2": ("celo2__mlp", {}),
 }
 
 
