@@ -127,11 +127,12 @@ def _recurrent(arrays: Arrays) -> PyTree:
 def _bank(arrays: Arrays) -> dict[str, np.ndarray]:
     """Networks side by side, w0 [networks, inputs, hidden], ..., without their third output, which does nothing."""
     folder = "ff_mod_stack/~/"
-    bank = {name.removeprefix(folder): x for name, x in arrays.items() if name.startswith(folder)}
     order = (0, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 1, 8)  # there, of our groups of features
-    w0 = np.concatenate([bank.pop(f"w0__{i}") for i in order], axis=1)
-    last = max(map(int, (name[1:] for name in bank)))
-    return {"w0": w0, **bank, **{f"{kind}{last}": bank[f"{kind}{last}"][..., :2] for kind in "wb"}}
+    w0 = np.concatenate([arrays[f"{folder}w0__{i}"] for i in order], axis=1)
+    others = [name for name in arrays if name.startswith(folder) and "__" not in name]
+    bank = {name.removeprefix(folder): arrays[name] for name in others}
+    last = max(int(name[1:]) for name in bank)
+    return {"w0": w0, **bank, **{f"{kind}{last}": arrays[f"{folder}{kind}{last}"][..., :2] for kind in "wb"}}
 
 
 REFERENCE: dict[str, Callable[[Arrays], PyTree]] = {
