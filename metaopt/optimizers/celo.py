@@ -41,7 +41,7 @@ def celo(
     exp_mult: float = 1e-3,
     scheduled: bool = True,
 ) -> LearnedOptimizer:
-    """The architecture; 35,860 numbers by default. It uses the loss and the horizon.
+    """The architecture; 35,803 numbers by default. It uses the loss and the horizon.
 
     scheduled: False is the first phase of the paper's meta-training: lr = 1, and theta is {"network": ...} alone
     The second phase starts from {**theta, "scheduler": a fresh theta's} and trains the scheduler: the outer optimizer

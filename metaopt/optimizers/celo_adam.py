@@ -36,7 +36,7 @@ def celo_adam(
     eps: float = 1e-8,
     step_mult: float = 1e-3,
 ) -> LearnedOptimizer:
-    """The architecture; 35,713 numbers by default. It uses the loss and the horizon."""
+    """The architecture; 35,649 numbers by default. It uses the loss and the horizon."""
     # rounded to float32 once: what 1 - b2 puts into v, the bias correction 1 - b2^t then takes out, to the last digit
     adam = optax.scale_by_adam(np.float32(b1), np.float32(b2), eps, eps_root=1e-10)
 

@@ -50,7 +50,7 @@ def velo(
     exp_mult: float = 1e-3,
     bank_mult: float = 4.0,
 ) -> LearnedOptimizer:
-    """The architecture; 13,505 numbers by default. It uses the loss and the horizon.
+    """The architecture; 13,393 numbers by default. It uses the loss and the horizon.
 
     bank_mult: of the mixed weights; with the square root of bank, a fresh theta mixes with weights c near one
     The published weights have lstm_hidden=512, bank=256 and bank_mult=100; the defaults suit meta-training on a laptop.
