@@ -55,6 +55,13 @@ class Block(NamedTuple):
         parts = self.tensors(x)
         return jnp.stack([jnp.mean(part, axis=tuple(range(1, part.ndim))) for part in parts], axis=1)
 
+    def broadcast(self, x: jax.Array) -> jax.Array:
+        """The way back from `means`: a number a tensor, [k, tensors] -> [k, *broadcastable to the block's shape]."""
+        if not self.flat:
+            return x.reshape(-1, *[1] * len(self.shape))
+        tensors = np.repeat(np.eye(len(self.shapes), dtype=np.float32), [math.prod(s) for s in self.shapes], axis=1)
+        return jnp.dot(x, tensors, precision=jax.lax.Precision.HIGHEST)
+
     def scatter(self, x: jax.Array) -> list[jax.Array]:
         """[*shape] -> the block's leaves, each in its own shape."""
         return [part.reshape(s) for part, s in zip(self.tensors(x[None]), self.shapes, strict=True)]
