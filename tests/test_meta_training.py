@@ -1,0 +1,69 @@
+"""Every estimator can train every architecture: the meta-loss on quadratics falls."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from metaopt.estimators import ESTIMATORS
+from metaopt.optimizers import OPTIMIZERS
+from metaopt.tasks.quadratic import quadratic
+from metaopt.types import LearnedOptimizer
+from metaopt.unroll import start, unroll
+from tests.estimators.problems import quick_jit
+
+TASK, LENGTH, OUTER_STEPS = quadratic(dim=3), 10, 30
+SMALL = {  # networks that are large by default: a hundred evaluations by ES say little about 46,000 numbers
+    "velo": {"lstm_hidden": 8, "bank": 4},
+    "celo": {"lstm_hidden": 8},
+    "celo_adam": {"lstm_hidden": 8},
+    "nn_adam": {"lstm_hidden": 8},
+    "rnn_mlp": {"lstm_hidden": 8, "hidden": 8},
+    "mlp": {"hidden": 8},
+    "l2l_lstm": {"hidden": 8},
+    "rnnprop": {"hidden": 8},
+    "component_gru": {"hidden": 8},
+}
+
+
+class Case(NamedTuple):
+    optimizer: LearnedOptimizer
+    mean_loss: Any  # theta -> mean normalised loss over whole runs, the same for every theta, compiled
+
+
+@pytest.fixture(params=OPTIMIZERS, scope="module")
+def case(request):
+    optimizer = OPTIMIZERS[request.param](**SMALL.get(request.param, {}))
+
+    def one(theta, key):
+        inner, losses = unroll(TASK, optimizer, theta, start(TASK, optimizer, theta, LENGTH, key), TASK.data(), LENGTH)
+        return jnp.mean(TASK.normalize(inner.cfg, losses))
+
+    keys = jax.random.split(jax.random.key(1), 32)
+    return Case(optimizer, quick_jit(lambda theta: jnp.mean(jax.vmap(one, (None, 0))(theta, keys))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_meta_loss_falls(case, estimator):
+    known = inspect.signature(ESTIMATORS[estimator]).parameters
+    given = {"num_tasks": 16, "truncation": LENGTH // 2, "horizon": LENGTH, "std": 0.03}
+    trained = ESTIMATORS[estimator](TASK, case.optimizer, **{k: v for k, v in given.items() if k in known})
+    outer, data = optax.adam(0.01), TASK.data()
+
+    @quick_jit
+    def train(theta, key):
+        def step(carry, key):
+            theta, outer_state, state = carry
+            grad, state, _ = trained.estimate(theta, state, data, key)
+            updates, outer_state = outer.update(grad, outer_state)
+            return (optax.apply_updates(theta, updates), outer_state, state), None
+
+        carry = (theta, outer.init(theta), trained.init(theta, key))
+        return jax.lax.scan(step, carry, jax.random.split(key, OUTER_STEPS))[0][0]
+
+    theta = case.optimizer.init(jax.random.key(0))
+    assert case.mean_loss(train(theta, jax.random.key(2))) < case.mean_loss(theta)
