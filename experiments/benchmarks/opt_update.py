@@ -2,7 +2,8 @@
 
     python experiments/benchmarks/opt_update.py --optimizer adafac_mlp --params 1000000
 
-prints one line of JSON; README.md beside this file says what its fields mean. The model is two residual blocks of a
+prints one line of JSON a case; README.md beside this file says what its fields mean. Either option may be given several
+times, for every combination, and `--optimizer all` is every architecture. The model is two residual blocks of a
 transformer, without its attention; either update is one jitted call that also applies it, state and parameters donated.
 """
 
@@ -19,37 +20,43 @@ BLOCKS = 2
 
 
 def main(
-    optimizer: Annotated[str, typer.Option(help="Any learned optimizer's name.")] = "adafac_mlp",
-    params: Annotated[int, typer.Option(min=30, help="Parameters of the model, about.")] = 1_000_000,
+    optimizer: Annotated[list[str] | None, typer.Option(help="A learned optimizer's name, or all.")] = None,
+    params: Annotated[list[int] | None, typer.Option(min=30, help="Parameters of the model, about.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed updates of either optimizer.")] = 50,
 ) -> None:
-    """Prints one line of JSON."""
+    """Prints one line of JSON a case."""
+    from metaopt import OPTIMIZERS
+
+    names = list(OPTIMIZERS) if optimizer == ["all"] else optimizer or ["adafac_mlp"]
+    for name in names:
+        if name not in OPTIMIZERS:
+            raise typer.BadParameter(f"expected one of {', '.join(OPTIMIZERS)}, got {name}", param_hint="--optimizer")
+    for name in names:
+        for size in params or [1_000_000]:
+            result = {"optimizer": name, **measure(OPTIMIZERS[name](), size, repeats), **M.machine()}
+            print(json.dumps({key: M.rounded(value) for key, value in result.items()}), flush=True)
+
+
+def measure(learned: Any, size: int, repeats: int) -> dict[str, Any]:
+    """The figures of one architecture at one size."""
     import jax
     import optax
 
-    from metaopt import OPTIMIZERS
-
-    if optimizer not in OPTIMIZERS:
-        raise typer.BadParameter(f"expected one of {', '.join(OPTIMIZERS)}, got {optimizer}", param_hint="--optimizer")
-    learned = OPTIMIZERS[optimizer]()
     tx = learned.build(learned.init(jax.random.key(0)), 1000)
-    runs = [trainer(tx, params), trainer(optax.adamw(1e-3), params)]
+    runs = [trainer(tx, size), trainer(optax.adamw(1e-3), size)]
     for run in runs:
         run()
     update, adamw = (float(np.median(seconds)) for seconds in M.interleaved(runs, repeats))
-    tree = model(params)
-    size = count(tree)
-    result = {
-        "optimizer": optimizer,
+    tree = model(size)
+    return {
         "update_ms": 1e3 * update,
         "adamw_ms": 1e3 * adamw,
         "ratio": update / adamw,
-        "params": size,
+        "params": count(tree),
         "tensors": len(jax.tree.leaves(tree)),
-        "state_floats_per_param": count(tx.init(tree)) / size,
+        "state_floats_per_param": count(jax.eval_shape(tx.init, tree)) / count(tree),
         "repeats": repeats,
     }
-    print(json.dumps({name: M.rounded(value) for name, value in {**result, **M.machine()}.items()}))
 
 
 def model(size: int) -> dict[str, np.ndarray]:
