@@ -107,8 +107,7 @@ def _velo(arrays: Arrays) -> PyTree:
 
 
 def _celo(arrays: Arrays) -> PyTree:
-    (network,) = ({name: x[k] for name, x in bank.items()} for bank in [_bank(arrays)] for k in range(len(bank["w0"])))
-    return {"network": network, "scheduler": _recurrent(arrays)}
+    return {"network": {name: x.squeeze(0) for name, x in _bank(arrays).items()}, "scheduler": _recurrent(arrays)}
 
 
 def _celo2(arrays: Arrays) -> PyTree:

@@ -1,19 +1,19 @@
 """What VeLO, Celo and Celo-Adam share: a recurrent network that follows the training, and a network per tensor.
 
-The recurrent network (Metz et al. 2022, arXiv 2211.09760) has a column per tensor, or one for the model where its inputs
-x are the same for all tensors. Columns mix through a maximum, and its output h gives each a learning-rate multiplier:
+The recurrent network (Metz et al. 2022, arXiv 2211.09760) has a column per tensor, or one column for the model where
+the inputs x are the same for all tensors. Columns mix through a maximum; the output h gives a learning-rate multiplier:
 
     h, c <- LSTM(U x + max over columns of relu(V x);  h, c),    lr = w h + b
 
 The first 18 inputs follow the training; t counts steps from 0 and N is the horizon:
 
-- 9 of the fraction done: tanh(10 (t/N - c)), c = .03, .1, .2, .4, .6, .8, .9, 1, 1.1. Beyond the horizon they saturate at
-  one (all within 1e-3 of it from t = 1.5 N on): an optimizer goes on as it ended.
-- 9 of the loss, from ten EMAs with decays exp(-1/T), T log-spaced from 10 to N steps, whose bias-corrected values have
-  means e_i and lowest values so far l_i: clip((e_i - l_i) / max(1e-8, e_{i+1} - l_i) - 1, -1, 1), i = 1 .. 9, and zero in
-  the first two steps. From the second on a loss counts at most as 2 max |e_i|, where e_i, corrected as if the new loss
-  were in it already, is somewhat low. A horizon below 10 counts as 10 here: all averages, and their features, are then
-  alike.
+- 9 of the fraction done: tanh(10 (t/N - c)), c = .03, .1, .2, .4, .6, .8, .9, 1, 1.1. Beyond the horizon they saturate,
+  all within 1e-3 of one from t = 1.5 N on: an optimizer goes on as it ended.
+- 9 of the loss: of ten bias-corrected EMAs e_i with decays exp(-1/T), T log-spaced from 10 to N steps, and the lowest
+  value l_i that each has had, clip((e_i - l_i) / max(1e-8, e_{i+1} - l_i) - 1, -1, 1) for i = 1 .. 9; zero in the first
+  two steps. From the second step on a loss counts at most as 2 max_i |e_i|, where the e_i are, as in the authors' code,
+  somewhat low: corrected as if the new loss were in them already. A horizon below 10 counts as 10 here, which makes all
+  averages the same.
 """
 
 import math
@@ -125,7 +125,7 @@ def exp_a_b(
     """Updates -RMS(p) · d · exp(exp_mult · a), where RMS(p)^2 = 1e-9 + mean over the tensor of p^2, and new moments.
 
     networks: by leaf, the layers of a ReLU network from VeLO's 30 features to (d, a), scaled by `scale_direction`.
-    grads: clean. moments: per block, of DECAYS.
+    grads: within GRADIENT_LIMIT. moments: per block, of DECAYS.
     """
 
     def head(d, a):

@@ -6,8 +6,8 @@ of the fraction of the horizon and of the loss; both are the same for all tensor
     lr = exp(w h + b)/10,    (d, a) = network(features of a coordinate)
     p <- p - step_mult · lr · RMS(p) · d · exp(exp_mult · a),    RMS(p)^2 = 1e-9 + mean over the tensor of p^2
 
-Inputs of a coordinate: AdafacMLP's 28, clip(g, +-.1) and g/sqrt(v + 1e-6), each divided by its root mean square over the
-tensor. Gradients are clipped to +-1000.
+Inputs of a coordinate: AdafacMLP's 28, clip(g, +-.1) and g/sqrt(v + 1e-6), each divided by its root mean square over
+the tensor. Gradients are clipped to +-1000.
 
 It uses the loss, as `value`, and the horizon; beyond the horizon the inputs of the fraction saturate and the schedule
 goes on as it ended. Left out: weights in the authors' code that no output depends on (what mixes a bank of one network,
@@ -44,8 +44,9 @@ def celo(
     """The architecture; 35,803 numbers by default. It uses the loss and the horizon.
 
     scheduled: False is the first phase of the paper's meta-training: lr = 1, and theta is {"network": ...} alone
-    The second phase starts from {**theta, "scheduler": a fresh theta's} and trains the scheduler: the outer optimizer
-    leaves "network" as it is (`optax.masked`, say). A fresh scheduler has lr close to 1, so nothing jumps in between.
+    The second phase starts from {**theta, "scheduler": a fresh theta's} and trains the scheduler only: the outer
+    optimizer leaves "network" as it is (`optax.masked`, say). A fresh scheduler has lr close to 1: nothing jumps.
+    `value` is asked for in either phase.
     """
 
     def init(key: jax.Array) -> PyTree:

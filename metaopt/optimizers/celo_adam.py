@@ -1,6 +1,6 @@
 """Celo-Adam (Moudgil et al. 2025, arXiv 2501.12670, "Learning versatile optimizers on a compute diet").
 
-Adam, with the learned schedule of Celo: a recurrent network (`_hypernet`, h its output) sees the fraction of the horizon
+Adam with the learned schedule of Celo: a recurrent network (`_hypernet`, h its output) sees the fraction of the horizon
 and the loss, and
 
     lr = exp(w h + b)/10,    p <- p - step_mult · lr · m^ / (eps + sqrt(v^ + 1e-10))

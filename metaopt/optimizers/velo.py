@@ -1,20 +1,20 @@
 """VeLO, the hypernetwork of Metz et al. 2022 (arXiv 2211.09760, "Versatile learned optimizers by scaling up").
 
-A recurrent network over the tensors of the model (`_hypernet`) gives each a learning-rate multiplier lr and weights c_k,
-which mix K networks of 30-4-4-2 (ReLU) into the tensor's own one:
+A recurrent network over the tensors of the model (`_hypernet`) gives each a learning-rate multiplier lr and weights
+c_k, which mix K networks of 30-4-4-2 (ReLU) into the tensor's own one:
 
     W = bank_mult · mean_k(c_k W_k),    (d, a) = network_W(features of a coordinate)
     p <- p - step_mult · lr · RMS(p) · d · exp(exp_mult · a),    RMS(p)^2 = 1e-9 + mean over the tensor of p^2
 
 Inputs of the recurrent network, 30 a tensor: 18 that follow the training, fraction of the horizon and loss; then, with
-m_b (b = .9, .99, .999) and v (.999) from before this step divided by RMS(p), x(mean v), a one-hot of the number of axes
+m_b (b = .9, .99, .999) and v (.999) from before this step over RMS(p), x(mean v), a one-hot of the number of axes
 longer than one, x(var m_b), and x of the mean of (v - mean m_b)^2, where x(y) = clip(log(1e-8 + |10 y|), -5, 5)/2.
-Inputs of a coordinate: AdafacMLP's 28, clip(g, +-.1) and g/sqrt(v + 1e-6), each divided by its root mean square over the
-tensor. Gradients are clipped to +-1000.
+Inputs of a coordinate: AdafacMLP's 28, clip(g, +-.1) and g/sqrt(v + 1e-6), each divided by its root mean square over
+the tensor. Gradients are clipped to +-1000.
 
 It uses the loss, as `value`, and the horizon; beyond the horizon the inputs of the fraction saturate and it goes on as
-it ended. Kept from the authors' code: (v - mean m_b)^2, which no variance is. Left out: weights there that no output
-depends on, a layer before the mixing and a third output of the networks.
+it ended. Kept from the authors' code: the deviation of v from the mean of m_b instead of its own. Left out: weights
+there that no output depends on, namely a layer before the mixing and a third output of the networks.
 """
 
 from functools import partial
@@ -67,6 +67,12 @@ def velo(
         }
 
     def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
+        def mix(controls, scales):
+            """The network of each tensor; controls [bank, tensors], scales of the direction [tensors]."""
+            mixed = {name: jnp.tensordot(controls, x, axes=(0, 0)) for name, x in theta["bank"].items()}
+            networks = [_nets.layers_of({name: x[k] for name, x in mixed.items()}) for k in range(scales.size)]
+            return [H.scale_direction(layers, scale) for layers, scale in zip(networks, scales, strict=True)]
+
         def init_fn(params):
             blocks = blocks_of(params)
             moments = [F.moments_init(block, H.DECAYS) for block in blocks]
@@ -77,12 +83,8 @@ def velo(
             blocks, leaves = blocks_of(params), jax.tree.leaves(params)
             inputs = [_tensor_inputs(block, leaves, m) for block, m in zip(blocks, state.moments, strict=True)]
             recurrent, lr = H.advance(theta["recurrent"], num_steps, state.recurrent, value, jnp.concatenate(inputs, 1))
-            controls = bank_mult / bank * linear(theta["controls"], recurrent.lstm.hidden)
-            mixed = {name: jnp.tensordot(controls, x, axes=(0, 0)) for name, x in theta["bank"].items()}
-            networks = {
-                leaf: H.scale_direction(_nets.layers_of({name: x[k] for name, x in mixed.items()}), step_mult * lr[k])
-                for k, leaf in enumerate(leaf for block in blocks for leaf in block.leaves)
-            }
+            mixed = mix(bank_mult / bank * linear(theta["controls"], recurrent.lstm.hidden), step_mult * lr)
+            networks = dict(zip([leaf for block in blocks for leaf in block.leaves], mixed, strict=True))
             grads = jax.tree.map(partial(F.clean, limit=H.GRADIENT_LIMIT), grads)
             updates, moments = H.exp_a_b(networks, exp_mult, grads, params, state.moments)
             return updates, VeLOState(recurrent, moments)
