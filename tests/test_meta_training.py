@@ -23,6 +23,7 @@ SMALL = {  # networks that are large by default: a hundred evaluations by ES say
     "nn_adam": {"lstm_hidden": 8},
     "rnn_mlp": {"lstm_hidden": 8, "hidden": 8},
     "mlp": {"hidden": 8},
+    "celo2": {"vectors": "mlp"},  # a quadratic has a vector, which by default is Adam's
     "l2l_lstm": {"hidden": 8},
     "rnnprop": {"hidden": 8},
     "component_gru": {"hidden": 8},
