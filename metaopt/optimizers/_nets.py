@@ -78,8 +78,8 @@ def map_tensors(
 
 
 def hidden_layers(first: Sequence[Layers], rest: Layers, groups: Sequence[jax.Array], block: Block) -> jax.Array:
-    """Activations of the last hidden layer, [width, *block.shape], of ReLU networks that share all layers but the first,
-    of which there is one for each tensor of the block. For outputs not all of which are needed at every coordinate."""
+    """Activations of the last hidden layer, [width, *block.shape], of ReLU networks that share all but the first layer,
+    which each tensor of the block has its own of. For outputs not all of which are needed at every coordinate."""
 
     def one(layers, groups, shape):
         return jnp.asarray(network(layers, groups, shape))
