@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from metaopt.types import PyTree
 
+FEW = 64  # tensors of a model, say, and not coordinates of one
+
 
 class LSTMState(NamedTuple):
     hidden: jax.Array  # [hidden, *shape] f32
@@ -25,8 +27,11 @@ def init_linear(key: jax.Array, fan_in: int, fan_out: int, scale: float = 1.0) -
 
 def linear(theta: PyTree, *xs: jax.Array) -> jax.Array:
     """w^T x + b over the features, x [fan_in, *shape] -> [fan_out, *shape]. Several xs are taken as concatenated."""
-    out = jnp.reshape(theta["b"], (-1,) + (1,) * (xs[0].ndim - 1))
-    start = 0
+    ones = (1,) * (xs[0].ndim - 1)
+    if xs[0][0].size <= FEW:  # a product with the wide side minor, bias and all, is some ten times faster
+        rows = jnp.tensordot(jnp.concatenate(xs), theta["w"], axes=(0, 0)) + theta["b"].reshape(*ones, -1)
+        return jnp.moveaxis(rows, -1, 0)
+    out, start = theta["b"].reshape(-1, *ones), 0
     for x in xs:
         out = out + jnp.tensordot(theta["w"][start : start + x.shape[0]], x, axes=(0, 0))
         start += x.shape[0]
@@ -65,11 +70,9 @@ def gru(theta: PyTree, hidden: jax.Array, x: jax.Array, bias: jax.Array | None =
 
     bias [3 hidden, *broadcastable] adds to (b, c): what another network has to say.
     """
-    gates, candidate = linear(theta["gates"], x, hidden), 0.0
-    if bias is not None:
-        gates, candidate = gates + bias[: 2 * len(hidden)], bias[2 * len(hidden) :]
-    z, r = jnp.split(jax.nn.sigmoid(gates), 2)
-    candidate = jnp.tanh(linear(theta["candidate"], x, r * hidden) + candidate)
+    to_gates, to_candidate = (0.0, 0.0) if bias is None else jnp.split(bias, [2 * len(hidden)])
+    z, r = jnp.split(jax.nn.sigmoid(linear(theta["gates"], x, hidden) + to_gates), 2)
+    candidate = jnp.tanh(linear(theta["candidate"], x, r * hidden) + to_candidate)
     return (1 - z) * hidden + z * candidate
 
 

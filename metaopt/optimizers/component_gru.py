@@ -7,7 +7,7 @@ of its state, so that all there is to be understood is in the dynamics of h:
     h <- GRU(input_scale · g, h),    p <- p + step_mult · (w^T h + b),    h at the start is learned
 
 The output is added, as published. The published optimizers have 256 units and scales tuned for each task (1 and 1 on
-quadratics); the default here has 32 units, about a fiftieth of the cost. Differs from the paper: gradients beyond 1e8
+quadratics); the default here has 32 units, a sixtieth of the work. Differs from the paper: gradients beyond 1e8
 are clipped, and the read-out starts at a tenth of the usual scale instead of zero, where it would hide the GRU from the
 first meta-gradient.
 """

@@ -78,7 +78,7 @@ def scale_hierarchical(
             biases = to["coordinate_tensor"].T @ state.tensors + to["coordinate_model"].T @ state.model
             biases = jnp.split(biases, np.cumsum([len(block.leaves) for block in blocks])[:-1], axis=1)
             count = sum(math.prod(block.shape) for block in blocks)
-            mean_log_lr = sum(jnp.sum(old.log_lr) for old in state.coordinates) / count
+            mean_log_lr = jnp.stack([jnp.sum(old.log_lr) for old in state.coordinates]).sum() / count
             step = partial(_coordinates, theta, mean_log_lr)
             grads = jax.tree.map(F.clean, grads)
             updates, coordinates, inputs = map_blocks(step, grads, params, state.coordinates, biases)
@@ -157,7 +157,7 @@ def _coordinates(
 
 def _accumulate(old: Coordinates, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """m, v with the gradient in them; 1 - decay without cancellation."""
-    log_b = F.column(0.5 ** np.arange(len(old.m)), g) * old.log_decays[:1]
+    log_b = F.column(jnp.exp2(-jnp.arange(len(old.m))), g) * old.log_decays[:1]
     m = jnp.exp(log_b) * old.m - jnp.expm1(log_b) * g[None]
     log_c = old.log_decays[1:]
     return m, jnp.exp(log_c) * old.v - jnp.expm1(log_c) * (m * m + 1e-12)
