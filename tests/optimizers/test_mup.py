@@ -1,6 +1,7 @@
 """muP: the base's steps, in hidden matrices over fan_in."""
 
 import inspect
+from pathlib import Path
 
 import chex
 import jax
@@ -201,6 +202,16 @@ def test_weights_of_the_base_serve_the_wrapper(tmp_path):
         weights.read(tmp_path / "wrong.safetensors")
 
 
+def test_the_experiments_configs():
+    """Equal but for muP."""
+    folder = Path(__file__).parents[2] / "experiments" / "mup_width_transfer"
+    standard, wrapped = (config.resolved(config.load(folder / f"{name}.yaml")) for name in ("standard", "mup"))
+    standard["optimizer"] = {"name": "mup", "base": standard["optimizer"] | {"step_mult": 0.003}}
+    standard["optimizer"] |= {"hidden": None, "width": 32}
+    standard["tasks"][0]["parametrization"] = "mup"
+    assert standard == wrapped
+
+
 def test_errors_of_the_base_have_its_key():
     with pytest.raises(build.RunError, match=r"optimizer.base \(hyper\): base: optax has no optimizer 'adm'"):
         build.optimizer(config.Entry(name="mup", base={"name": "hyper", "base": "adm"}))
@@ -239,8 +250,8 @@ def moved(parametrization, optimizer, width):
 
 
 def test_with_the_models_half_steps_act_alike_at_all_widths():
-    """16 times as wide, a step of Adam acts 4 to 16 times as strongly (what it adds up is random, or has one sign); with
-    both halves of muP it acts alike. Random parts, which fall as 1/sqrt(width), leave less than a factor of two."""
+    """16 times as wide, a step of Adam acts 4 to 16 times as strongly (what adds up is random, or of one sign); in muP
+    it acts alike. Random parts, which fall as 1/sqrt(width), leave less than a factor of two."""
     bare = moved("standard", hyper("adam"), 512) / moved("standard", hyper("adam"), 32)
     assert (bare > 3).all()
     wrapped = moved("mup", mup(hyper("adam")), 512) / moved("mup", mup(hyper("adam")), 32)
