@@ -13,7 +13,7 @@ with its own decays b and c (zero at the start) and log learning rate e:
     p   <- p - exp(e' + o) d,            e <- r e + (1 - r) e'            o and r = sigmoid(.) learned
     H   <- GRU(mean over the tensor of [h; x], H, bias R^T G),  then  G <- GRU(mean over the tensors of H, G)
 
-where the biases hear the H and G of the step before; it goes on alike for ever. The equations are the published code's in
+with H and G of the step before in the biases; it goes on alike for ever. The equations are the published code's in
 its published setting, which also fixes what the paper leaves open. Differs from them: no attention (the gradient taken
 away from the parameters; off in that setting too); e starts at log init_lr, since an optax optimizer has no randomness
 to draw it log-uniform from 1e-6 to 1e-2; G hears all tensors (the code: the last one); no straight-through derivative
