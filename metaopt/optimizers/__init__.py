@@ -6,16 +6,51 @@ from functools import partial
 from typing import Any
 
 from metaopt.optimizers.adafac_mlp import adafac_mlp
+from metaopt.optimizers.celo import celo
+from metaopt.optimizers.celo2 import celo2
+from metaopt.optimizers.celo_adam import celo_adam
+from metaopt.optimizers.component_gru import component_gru
 from metaopt.optimizers.hyper import hyper
+from metaopt.optimizers.l2l_lstm import l2l_lstm
 from metaopt.optimizers.mlp import mlp
 from metaopt.optimizers.mup import mup
+from metaopt.optimizers.rnnprop import rnnprop
+from metaopt.optimizers.scale_hierarchical import scale_hierarchical
+from metaopt.optimizers.star import star
+from metaopt.optimizers.velo import velo
 from metaopt.types import LearnedOptimizer
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
+    "l2l_lstm": l2l_lstm,
+    "rnnprop": rnnprop,
+    "component_gru": component_gru,
+    "scale_hierarchical": scale_hierarchical,
     "mlp": mlp,
     "adafac_mlp": adafac_mlp,
+    "star": star,
+    "velo": velo,
+    "celo": celo,
+    "celo_adam": celo_adam,
+    "celo2": celo2,
     "hyper": hyper,
     "mup": partial(mup, base=adafac_mlp()),
+}
+
+# With default arguments: learned numbers; state floats per parameter; inputs beside gradients and parameters
+FACTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
+    "l2l_lstm": (5141, 80.0, ()),
+    "rnnprop": (6641, 82.0, ()),
+    "component_gru": (3329, 32.0, ()),
+    "scale_hierarchical": (8229, 21.0, ()),
+    "mlp": (1762, 6.0, ()),
+    "adafac_mlp": (197, 4.0, ()),
+    "star": (207, 4.0, ()),
+    "velo": (13393, 4.0, ("loss", "horizon")),
+    "celo": (35803, 4.0, ("loss", "horizon")),
+    "celo_adam": (35649, 2.0, ("loss", "horizon")),
+    "celo2": (329, 4.0, ()),
+    "hyper": (1, 2.0, ()),
+    "mup": (197, 4.0, ()),
 }
 
 
