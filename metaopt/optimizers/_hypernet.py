@@ -80,9 +80,10 @@ def advance(
     """One step; others are further inputs [k, columns]. -> (the state, its `lstm.hidden` the output; lr [columns])"""
     losses, loss_inputs = follow(state.losses, state.step, num_steps, value)
     fraction_inputs = jnp.tanh(10 * (state.step / num_steps - np.array(FRACTIONS, np.float32)))
-    inputs = [jnp.concatenate([fraction_inputs, loss_inputs])[:, None], *others]
-    pooled = jnp.max(jax.nn.relu(linear(theta["pooled"], *inputs)), axis=1, keepdims=True)
-    cells = lstm(theta["lstm"], state.lstm, linear(theta["own"], *inputs) + pooled)
+    shared = jnp.concatenate([fraction_inputs, loss_inputs])[:, None]
+    inputs = jnp.concatenate([jnp.tile(shared, state.lstm.hidden.shape[1]), *others])
+    pooled = jnp.max(jax.nn.relu(linear(theta["pooled"], inputs)), axis=1, keepdims=True)
+    cells = lstm(theta["lstm"], state.lstm, linear(theta["own"], inputs) + pooled)
     return Recurrent(state.step + 1, losses, cells), linear(theta["lr"], cells.hidden)[0]
 
 
