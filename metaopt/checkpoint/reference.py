@@ -87,8 +87,9 @@ def _rnn_mlp(arrays: Arrays) -> PyTree:
         return {kind: arrays[f"{name}/{kind}"] for kind in "wb"}
 
     # rows of the LSTM's inputs there, in our order: magnitudes (means of m, v, p, their variances, norms of g and p),
-    # signs, is it a scalar, axes, losses, from the MLP, from the LSTM, the hidden state
-    rows = [36, 38, 40, 49, 50, 51, 34, 42, 37, 39, 41, 35, *range(43, 49), *range(18, 34), *range(18), *range(52, 116)]
+    # signs, is it a scalar, axes; from the MLP; losses; from the LSTM; the hidden state
+    rows = [36, 38, 40, 49, 50, 51, 34, 42, 37, 39, 41, 35, *range(43, 47)]
+    rows += [*range(18, 34), 47, 48, *range(18), *range(52, 116)]
     lstm = linear("rnn_params/rnn/linear")
     names = {"hidden": "lstm_init_state/hidden", "cell": "lstm_init_state/cell"}
     names |= {"from_mlp": "initial_from_mlp", "from_lstm": "initial_from_lstm"}

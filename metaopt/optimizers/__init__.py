@@ -14,6 +14,7 @@ from metaopt.optimizers.hyper import hyper
 from metaopt.optimizers.l2l_lstm import l2l_lstm
 from metaopt.optimizers.mlp import mlp
 from metaopt.optimizers.mup import mup
+from metaopt.optimizers.rnn_mlp import rnn_mlp
 from metaopt.optimizers.rnnprop import rnnprop
 from metaopt.optimizers.scale_hierarchical import scale_hierarchical
 from metaopt.optimizers.star import star
@@ -26,6 +27,7 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "component_gru": component_gru,
     "scale_hierarchical": scale_hierarchical,
     "mlp": mlp,
+    "rnn_mlp": rnn_mlp,
     "adafac_mlp": adafac_mlp,
     "star": star,
     "velo": velo,
@@ -43,6 +45,7 @@ FACTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "component_gru": (3329, 32.0, ()),
     "scale_hierarchical": (8229, 21.0, ()),
     "mlp": (1762, 6.0, ()),
+    "rnn_mlp": (35799, 10.0, ("loss",)),
     "adafac_mlp": (197, 4.0, ()),
     "star": (207, 4.0, ()),
     "velo": (13393, 4.0, ("loss", "horizon")),

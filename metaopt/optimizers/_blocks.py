@@ -17,17 +17,17 @@ from metaopt.types import PyTree
 
 SMALL = 1024  # coordinates; a tensor below this goes into a flat block
 TENSORS = 16  # of a flat block, at most
+VECTOR = 1 << 14  # coordinates; a tensor below this may be taken as a vector where nothing is known along its axes
+PIECE = 1 << 13  # coordinates, about: some 40 numbers at each of them fit into a core's second-level cache
 
 
 class Block(NamedTuple):
-    """leaves: indices into the model's list of leaves; shapes: theirs. One large leaf, or several small ones."""
+    """leaves: indices into the model's list of leaves; shapes: theirs. One large leaf, or several small ones; flat:
+    the coordinates are one vector."""
 
     leaves: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
-
-    @property
-    def flat(self) -> bool:
-        return math.prod(self.shapes[0]) < SMALL
+    flat: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,14 +80,42 @@ def _expand(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return x.reshape(x.shape[0], -1)
 
 
-def blocks_of(tree: PyTree) -> list[Block]:
-    """The blocks that cover all leaves that are not empty."""
+def blocks_of(tree: PyTree, vector: int = SMALL) -> list[Block]:
+    """The blocks that cover all leaves that are not empty. A tensor of fewer than `vector` coordinates is a vector, for
+    loops over a minor axis of a few tens are several times slower."""
     shapes = [x.shape for x in jax.tree.leaves(tree)]
     sizes = [math.prod(s) for s in shapes]
     small = [i for i, n in enumerate(sizes) if 0 < n < SMALL]
     groups = [tuple(small[k : k + TENSORS]) for k in range(0, len(small), TENSORS)]
     groups += [(i,) for i, n in enumerate(sizes) if n >= SMALL]
-    return [Block(group, tuple(shapes[i] for i in group)) for group in groups]
+    return [Block(group, tuple(shapes[i] for i in group), sizes[group[0]] < max(SMALL, vector)) for group in groups]
+
+
+def in_pieces(fn, block: Block, *arrays: jax.Array) -> tuple[PyTree, PyTree]:
+    """(y, means) = fn(block, *arrays), of a large tensor piece by piece: what fn stores between its kernels stays in
+    the cache, and takes no memory of the tensor's size. arrays [k, *block.shape]; y: arrays [*block.shape]; means:
+    averages over the block's tensors.
+
+    A piece is every n-th index of the longest axis but the last, so that each device has a share of every piece, along
+    whichever axis the tensor is sharded.
+    """
+    *major, minor = block.shape
+    if block.flat or not major:
+        return fn(block, *arrays)
+    axis = major.index(max(major))
+    before, size, after = major[:axis], major[axis], (*major[axis + 1 :], minor)
+    pieces = next(
+        n for n in range(1, size + 1) if size % n == 0 and (math.prod(block.shape) // n <= PIECE or n == size)
+    )
+    piece = block._replace(shapes=((*before, size // pieces, *after),))
+    split = [x.reshape(x.shape[0], *before, size // pieces, pieces, *after) for x in arrays]
+
+    def one(i):
+        return fn(piece, *(jax.lax.dynamic_index_in_dim(x, i, axis + 2, keepdims=False) for x in split))
+
+    y, means = jax.lax.map(one, jnp.arange(pieces))
+    y = jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis + 1).reshape(block.shape), y)
+    return y, jax.tree.map(lambda x: jnp.mean(x, axis=0), means)
 
 
 def map_blocks(fn, grads: PyTree, params: PyTree, *states: Sequence[PyTree]) -> tuple[PyTree, ...]:

@@ -102,7 +102,9 @@ def network(layers: Layers, groups: Sequence[jax.Array], shape: tuple[int, ...])
 def _matmul(layers, groups, shape):
     """Matrix products with the coordinates on the minor axes."""
     (w, b), *rest = layers
-    hidden = _column(b, shape) + sum(jnp.tensordot(w, x, axes=(0, 0)) for w, x in _inputs(w, groups))
+    hidden = _column(b, shape)
+    for rows, x in _inputs(w, groups):  # of one row it is an outer product, which needs no memory of its own
+        hidden = hidden + (_column(rows[0], shape) * x if len(x) == 1 else jnp.tensordot(rows, x, axes=(0, 0)))
     return _dense(hidden, rest, shape)
 
 
