@@ -14,6 +14,7 @@ from metaopt.optimizers.hyper import hyper
 from metaopt.optimizers.l2l_lstm import l2l_lstm
 from metaopt.optimizers.mlp import mlp
 from metaopt.optimizers.mup import mup
+from metaopt.optimizers.nn_adam import nn_adam
 from metaopt.optimizers.rnn_mlp import rnn_mlp
 from metaopt.optimizers.rnnprop import rnnprop
 from metaopt.optimizers.scale_hierarchical import scale_hierarchical
@@ -30,6 +31,7 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "rnn_mlp": rnn_mlp,
     "adafac_mlp": adafac_mlp,
     "star": star,
+    "nn_adam": nn_adam,
     "velo": velo,
     "celo": celo,
     "celo_adam": celo_adam,
@@ -48,6 +50,7 @@ FACTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "rnn_mlp": (35799, 10.0, ("loss",)),
     "adafac_mlp": (197, 4.0, ()),
     "star": (207, 4.0, ()),
+    "nn_adam": (6856, 2.0, ()),
     "velo": (13393, 4.0, ("loss", "horizon")),
     "celo": (35803, 4.0, ("loss", "horizon")),
     "celo_adam": (35649, 2.0, ("loss", "horizon")),

@@ -104,9 +104,8 @@ def in_pieces(fn, block: Block, *arrays: jax.Array) -> tuple[PyTree, PyTree]:
         return fn(block, *arrays)
     axis = major.index(max(major))
     before, size, after = major[:axis], major[axis], (*major[axis + 1 :], minor)
-    pieces = next(
-        n for n in range(1, size + 1) if size % n == 0 and (math.prod(block.shape) // n <= PIECE or n == size)
-    )
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    pieces = min(divisors, key=lambda n: abs(math.log(math.prod(block.shape) / n / PIECE)))
     piece = block._replace(shapes=((*before, size // pieces, *after),))
     split = [x.reshape(x.shape[0], *before, size // pieces, pieces, *after) for x in arrays]
 
@@ -118,12 +117,12 @@ def in_pieces(fn, block: Block, *arrays: jax.Array) -> tuple[PyTree, PyTree]:
     return y, jax.tree.map(lambda x: jnp.mean(x, axis=0), means)
 
 
-def map_blocks(fn, grads: PyTree, params: PyTree, *states: Sequence[PyTree]) -> tuple[PyTree, ...]:
+def map_blocks(fn, grads: PyTree, params: PyTree, *states: Sequence[PyTree], vector: int = SMALL) -> tuple[PyTree, ...]:
     """fn(block, grad leaves, param leaves, *state of the block) -> (step [*block.shape], *new state), block by block.
 
     -> (updates as of `assemble`; each new state, a list over the blocks)
     """
-    blocks, gradients, leaves = blocks_of(params), jax.tree.leaves(grads), jax.tree.leaves(params)
+    blocks, gradients, leaves = blocks_of(params, vector), jax.tree.leaves(grads), jax.tree.leaves(params)
     rows = [fn(block, gradients, leaves, *state) for block, *state in zip(blocks, *states, strict=True)]
     updates = assemble(blocks, [row[0] for row in rows], params)
     return updates, *([row[i] for row in rows] for i in range(1, len(states) + 1))

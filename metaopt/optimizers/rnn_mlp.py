@@ -117,6 +117,8 @@ def rnn_mlp(
         def update_fn(grads, state, params=None, *, value, valid_value=None, **extra):
             del extra
             blocks, leaves = blocks_of(params, VECTOR), jax.tree.leaves(params)
+            if not blocks:  # a model without numbers
+                return assemble(blocks, [], params), state
             limit = clip_multiple * state.clip / (1 - 0.99 ** (state.step + 1))
             grads = [jnp.clip(F.clean(g), -limit, limit) for g in jax.tree.leaves(grads)]
             inputs = list(map(partial(_accumulate, decays, grads, leaves), blocks, state.m, state.v))

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from metaopt.optimizers.rnn_mlp import rnn_mlp
+from tests.estimators.problems import quick_jit
+from tests.optimizers.test_equations import network, normalise
+from tests.optimizers.test_hypernet import random_theta
+from tests.optimizers.test_recurrent import linear, lstm
 
 SIZES = {"hidden": 12, "lstm_hidden": 9, "lstm_to_mlp": 3, "mlp_to_lstm": 4, "lstm_to_lstm": 5}
 B = np.array([0.5, 0.9, 0.99, 0.999, 0.9999])
@@ -16,17 +20,6 @@ def log_abs(x):
     return np.clip(np.log(1e-8 + np.abs(x)), -5, 5)
 
 
-def linear(theta, x):
-    return x @ theta["w"] + theta["b"]
-
-
-def lstm(theta, x, h, c):
-    i, g, f, o = np.split(linear(theta, np.concatenate([x, h])), 4)
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
-    c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(g)
-    return sigmoid(o) * np.tanh(c), c
-
-
 def statistics(g, p, m, v):
     """Of one tensor; moments are stacked last."""
     shape = [*p.shape[:3], *[1] * (3 - len(p.shape[:3])), int(np.prod(p.shape[3:]))]
@@ -34,14 +27,6 @@ def statistics(g, p, m, v):
     magnitudes = log_abs(np.array([*magnitudes, np.sqrt(np.sum(g**2)), np.sqrt(np.sum(p**2))]))
     signs = np.sign([np.mean(x) for x in (m, v, p)])
     return np.concatenate([magnitudes, signs, [1.0 if p.ndim == 0 else -1.0], np.log(shape) - 1])
-
-
-def network(theta, features, constants):
-    features = features / np.sqrt(1e-5 + np.mean(features**2, axis=tuple(range(features.ndim - 1))))
-    x = np.concatenate([features, np.broadcast_to(constants, (*features.shape[:-1], len(constants)))], -1)
-    x = np.maximum(x @ theta["w0"] + theta["b0"], 0)
-    x = np.maximum(x @ theta["w1"] + theta["b1"], 0)
-    return x @ theta["w2"] + theta["b2"]
 
 
 def trajectory(theta, params, grads, values, valid_values):
@@ -64,7 +49,7 @@ def trajectory(theta, params, grads, values, valid_values):
             m[k] = B * m[k] + (1 - B) * g[..., None]
             v[k] = B * v[k] + (1 - B) * g[..., None] ** 2
             x = np.concatenate([statistics(g, p, m[k], v[k]), s[k], losses, r])
-            h[k], c[k] = lstm(theta["lstm"], x, h[k], c[k])
+            h[k], c[k] = lstm(theta["lstm"], (h[k], c[k]), x)
             norm = np.log(1e-8 + np.sqrt(np.sum(p**2)))
             constants = [
                 *np.sin(t / (np.pi * TAUS)),
@@ -75,7 +60,9 @@ def trajectory(theta, params, grads, values, valid_values):
             ]
             single = np.stack([g, p, np.log(1e-8 + np.abs(p))], -1)
             root = np.sqrt(v[k] + 1e-6)
-            out = network(theta["mlp"], np.concatenate([single, m[k], v[k], m[k] / root, 1 / root], -1), constants)
+            own = normalise(np.concatenate([single, m[k], v[k], m[k] / root, 1 / root], -1))
+            constants = np.broadcast_to(constants, (*p.shape, len(constants)))
+            out = network(theta["mlp"], np.concatenate([own, constants], -1))
             params[k] = p - 1e-3 * out[..., 0] * np.exp(1e-3 * out[..., 1])
             s[k] = np.mean(out[..., 2:], axis=tuple(range(p.ndim)))
         r = np.mean([linear(theta["to_lstm"], x) for x in h], 0)
@@ -94,15 +81,14 @@ def test_equation(shapes, valid_values, x64):
     """In float64, so that only a wrong equation can differ; several steps, one with gradients that get clipped."""
     rng = np.random.default_rng(0)
     optimizer, steps = rnn_mlp(**SIZES), len(valid_values)
-    theta = jax.tree.map(lambda x: np.asarray(x, np.float64), optimizer.init(jax.random.key(0)))
-    theta = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape), theta)
+    theta = jax.tree.map(lambda x: x.astype(float), random_theta(optimizer, rng))
     params = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
     grads = [[(30.0 if t == 1 else 1.0) * rng.standard_normal(shape) for shape in shapes] for t in range(steps)]
     values = [2.0, 1.5, 1.75, 0.5, 1.0][:steps]
     tx = optimizer.build(theta, steps)
     # float64 end to end: the state is float32 by contract, so it is lifted here
     state = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, tx.init(params))
-    step = jax.jit(lambda g, s, p, value, valid: tx.update(g, s, p, value=value, valid_value=valid))
+    step = quick_jit(lambda g, s, p, value, valid: tx.update(g, s, p, value=value, valid_value=valid))
     p = [jnp.asarray(x, float) for x in params]
     for g, value, valid in zip(grads, values, valid_values, strict=True):
         updates, state = step(g, state, p, value, valid)
@@ -121,3 +107,9 @@ def test_the_loss_is_required():
 
     with pytest.raises(TypeError, match="value"):
         jax.eval_shape(first_step, jax.random.key(0), jnp.ones(3))
+
+
+def test_a_model_without_numbers():
+    params = jnp.zeros((0, 3))
+    tx = rnn_mlp().build(random_theta(rnn_mlp(), np.random.default_rng(0)), 5)
+    assert tx.update(params, tx.init(params), params, value=1.0)[0].shape == (0, 3)
