@@ -66,9 +66,18 @@ def antithetic(theta: PyTree, noise: PyTree) -> PyTree:
 def unroll_pair(
     task: Task, optimizer: LearnedOptimizer, thetas: PyTree, pair: Inner, data: PyTree, length: int
 ) -> tuple[Inner, jax.Array, jax.Array]:
-    """`length` steps of a pair, each under its own theta. -> (pair, normalised losses [2, length], healthy bool)."""
-    one = partial(unroll, task, optimizer, data=data, length=length)
-    pair, losses = jax.vmap(one, in_axes=(0, PAIR), out_axes=(PAIR, 0))(thetas, pair)
+    """`length` steps of a pair, each under its own theta. -> (pair, normalised losses [2, length], healthy bool).
+
+    Each run gets its own copy of a batch: a shared one would be merged into their matrix products, the gradients come
+    out transposed, and every kernel of the update read them with a stride.
+    """
+
+    def batch(*arguments):
+        own = jax.lax.axis_index("pair") >= 0
+        return jax.tree.map(lambda x: jnp.where(own, x, x), task.batch(*arguments))
+
+    one = partial(unroll, task._replace(batch=batch), optimizer, data=data, length=length)
+    pair, losses = jax.vmap(one, in_axes=(0, PAIR), out_axes=(PAIR, 0), axis_name="pair")(thetas, pair)
     healthy = tree.all_finite((pair.params, pair.opt_state, losses))
     return pair, task.normalize(pair.cfg, losses), healthy
 
