@@ -39,11 +39,11 @@ class NNAdamState(NamedTuple):
     m: list[jax.Array]  # per block [*shape] f32
     v: list[jax.Array]  # per block [*shape] f32
     hyper: jax.Array  # u, [4, tensors] f32, tensors in the order of the blocks
-    lstm: LSTMState  # [hidden, tensors] f32
+    lstm: LSTMState  # [lstm_hidden, tensors] f32
 
 
 def nn_adam(
-    hidden: int = 32,
+    lstm_hidden: int = 32,
     output_mult: float = 0.01,
     learning_rate: float = 1e-4,
     b1: float = 0.9,
@@ -55,12 +55,12 @@ def nn_adam(
     def init(key: jax.Array) -> PyTree:
         cell, out = jax.random.split(key)
         return {
-            "lstm": init_lstm(cell, FEATURES, hidden),
-            "out": init_linear(out, hidden, 4, 0.01),
+            "lstm": init_lstm(cell, FEATURES, lstm_hidden),
+            "out": init_linear(out, lstm_hidden, 4, 0.01),
             "start": {
                 "hyper": 0.1 * jnp.log(jnp.array([learning_rate, 1 - b1, 1 - b2, eps])),
-                "hidden": jnp.zeros(hidden),
-                "cell": jnp.zeros(hidden),
+                "hidden": jnp.zeros(lstm_hidden),
+                "cell": jnp.zeros(lstm_hidden),
             },
         }
 
