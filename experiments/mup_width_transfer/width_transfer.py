@@ -3,7 +3,7 @@
     python experiments/mup_width_transfer/width_transfer.py runs/mup_width_transfer
 
 The folder holds the runs standard-SEED and mup-SEED (see README.md). Writes results.json and width_transfer.png beside
-this file and prints the table.
+this file and prints the tables.
 """
 
 import json
@@ -31,7 +31,7 @@ MEASURES = {
     "mean training loss of the run": lambda losses: losses.mean(axis=-1),  # what meta-training minimised
     "final training loss": metrics.final_loss,
 }
-Losses = dict[str, dict[int, list]]  # by optimizer and width, [candidates, seeds]
+Losses = dict[str, dict[str, list]]  # by optimizer and width, [candidates, seeds]
 Results = dict[str, Losses]
 
 
@@ -43,27 +43,22 @@ class Arm(NamedTuple):
     thetas: PyTree
 
 
-def main(
-    runs: Annotated[Path, typer.Argument(help="The folder with the run folders.")],
-    widths: Annotated[list[int] | None, typer.Option("--width", help="Instead of 16 to 512.")] = None,
-    steps: Annotated[int, typer.Option(help="Inner steps.")] = STEPS,
-    out: Annotated[Path, typer.Option(help="The folder for results.json and width_transfer.png.")] = HERE,
-) -> None:
-    """Prints final losses by width, writes them as JSON and draws them."""
+def main(runs: Annotated[Path, typer.Argument(help="The folder with the run folders.")]) -> None:
+    """Prints losses by width, writes them as JSON and draws them."""
     runtime.setup()
-    arms = learned(runs) | {name: tuned(arm, steps) for name, arm in adams().items()}
+    arms = learned(runs) | {name: tuned(arm) for name, arm in adams().items()}
     results: Results = {measure: {name: {} for name in arms} for measure in MEASURES}
-    for width in widths or WIDTHS:
+    for width in WIDTHS:
         for name, arm in arms.items():
             began = time.perf_counter()
-            losses = curves(arm, width, steps)
+            losses = curves(arm, width)
             for measure, of in MEASURES.items():
-                results[measure][name][width] = of(losses).tolist()
+                results[measure][name][str(width)] = [[float(f"{x:.5g}") for x in row] for row in of(losses)]
             print(f"width {width}, {name}: {time.perf_counter() - began:.0f} s", flush=True)
-    (out / "results.json").write_text(json.dumps({"steps": steps, "losses": results}) + "\n")
+    (HERE / "results.json").write_text(json.dumps(results) + "\n")
     for measure, by_arm in results.items():
         print(f"\n{measure}\n\n{table(by_arm)}")
-    draw(results).savefig(out / "width_transfer.png", dpi=80)
+    draw(results).savefig(HERE / "width_transfer.png", dpi=80)
 
 
 def learned(runs: Path) -> dict[str, Arm]:
@@ -90,34 +85,34 @@ def adams() -> dict[str, Arm]:
     }
 
 
-def tuned(arm: Arm, steps: int) -> Arm:
+def tuned(arm: Arm) -> Arm:
     """The arm with the candidate that is best at the width of meta-training."""
-    best = baselines.tune(curves(arm, TRAINED, steps))
+    best = baselines.tune(curves(arm, TRAINED))
     print(f"best rate at width {TRAINED} in {arm.parametrization}: {baselines.ADAM_RATES[best]:g}", flush=True)
     return arm._replace(thetas=jax.tree.map(lambda x: x[best][None], arm.thetas))
 
 
-def curves(arm: Arm, width: int, steps: int) -> np.ndarray:
+def curves(arm: Arm, width: int) -> np.ndarray:
     """Training losses [candidates, seeds, steps] on classifiers of digits with two hidden layers."""
     task: Task = TASKS["image_mlp"]("digits", hidden=(width, width), parametrization=arm.parametrization)
-    return run_curves(task, arm.optimizer, arm.thetas, task.data(), steps=steps, seeds=SEEDS)
+    return run_curves(task, arm.optimizer, arm.thetas, task.data(), steps=STEPS, seeds=SEEDS)
 
 
-def intervals(by_width: dict[int, list]) -> list[tuple[float, float, float]]:
-    """By width (mean, lowest, highest) final loss over thetas, each a mean over inner seeds; of Adam over the seeds."""
-    rows = []
-    for losses in map(np.asarray, by_width.values()):
-        values = losses.mean(axis=1) if len(losses) > 1 else losses[0]
-        rows.append((values.mean(), values.min(), values.max()))
-    return rows
+def means(by_width: dict[str, list]) -> np.ndarray:
+    """[widths, thetas]: means over inner seeds; of Adam, which has one theta, [widths, inner seeds]."""
+    losses = np.array(list(by_width.values()))
+    return losses.mean(axis=2) if losses.shape[1] > 1 else losses[:, 0]
 
 
 def table(losses: Losses) -> str:
-    widths = list(next(iter(losses.values())))
-    lines = ["| optimizer | " + " | ".join(map(str, widths)) + " |", "|---" * (1 + len(widths)) + "|"]
+    """Mean and range over the thetas (Adam's: the inner seeds); last, that of the ratio of the widest to width 32."""
+    lines = [f"| optimizer | {' | '.join(map(str, WIDTHS))} | {WIDTHS[-1]} over {TRAINED} |"]
+    lines.append("|---" * (2 + len(WIDTHS)) + "|")
     for name, by_width in losses.items():
-        cells = [f"{mean:.2g} ({low:.2g}–{high:.2g})" for mean, low, high in intervals(by_width)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        values = means(by_width)
+        cells = [f"{x.mean():.2g} ({x.min():.2g}–{x.max():.2g})" for x in values]
+        ratio = values[-1] / values[WIDTHS.index(TRAINED)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {ratio.min():.2g}–{ratio.max():.2g} |")
     return "\n".join(lines)
 
 
@@ -126,15 +121,15 @@ def draw(results: Results) -> Figure:
     panels: Any = figure.subplots(1, len(results))
     for axes, (measure, losses) in zip(panels, results.items(), strict=True):
         for i, (name, by_width) in enumerate(losses.items()):
-            mean, low, high = np.array(intervals(by_width)).T
+            values = means(by_width)
             style = "--" if "Adam" in name else "-"
-            axes.plot(list(by_width), mean, style, color=f"C{i}", marker="o", markersize=4, label=name)
-            axes.fill_between(list(by_width), low, high, color=f"C{i}", alpha=0.15, linewidth=0)
+            axes.plot(WIDTHS, values.mean(1), style, color=f"C{i}", marker="o", markersize=4, label=name)
+            axes.fill_between(WIDTHS, values.min(1), values.max(1), color=f"C{i}", alpha=0.15, linewidth=0)
         axes.axvline(TRAINED, color="0.7", linewidth=1, zorder=0)
         axes.set(xscale="log", yscale="log", xlabel="width (learned, or tuned, at the grey line)", title=measure)
-        axes.set_xticks(list(by_width), map(str, by_width))
+        axes.set_xticks(WIDTHS, map(str, WIDTHS))
         axes.minorticks_off()
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 

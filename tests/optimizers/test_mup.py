@@ -1,6 +1,8 @@
 """muP: the base's steps, in hidden matrices over fan_in."""
 
+import importlib
 import inspect
+import json
 from pathlib import Path
 
 import chex
@@ -22,6 +24,7 @@ from metaopt.tasks import _nets
 from metaopt.tasks.image_mlp import image_mlp
 from metaopt.types import LearnedOptimizer
 
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "mup_width_transfer"
 CHAIN = {  # two convolutions and three dense layers, in the order of their names
     "b": {"a": (5,), "scale": ()},
     "conv0": (3, 3, 2, 8),
@@ -204,12 +207,20 @@ def test_weights_of_the_base_serve_the_wrapper(tmp_path):
 
 def test_the_experiments_configs():
     """Equal but for muP."""
-    folder = Path(__file__).parents[2] / "experiments" / "mup_width_transfer"
-    standard, wrapped = (config.resolved(config.load(folder / f"{name}.yaml")) for name in ("standard", "mup"))
+    standard, wrapped = (config.resolved(config.load(EXPERIMENT / f"{name}.yaml")) for name in ("standard", "mup"))
     standard["optimizer"] = {"name": "mup", "base": standard["optimizer"] | {"step_mult": 0.003}}
     standard["optimizer"] |= {"hidden": None, "width": 32}
     standard["tasks"][0]["parametrization"] = "mup"
     assert standard == wrapped
+
+
+def test_the_experiments_tables_are_those_of_its_results(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENT)
+    module = importlib.import_module("width_transfer")
+    readme = (EXPERIMENT / "README.md").read_text(encoding="utf-8")
+    results = json.loads((EXPERIMENT / "results.json").read_text(encoding="utf-8"))
+    assert set(results) == set(module.MEASURES)
+    assert all(module.table(losses) in readme for losses in results.values())
 
 
 def test_errors_of_the_base_have_its_key():
