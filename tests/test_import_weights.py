@@ -148,6 +148,13 @@ def test_a_missing_leaf_is_named_with_the_nearest(file):
     assert refused(file) == expected
 
 
+def test_pieces_of_one_leaf_must_go_together(file):
+    arrays = {f"ff_mod_stack/~/w0__{i}": np.ones((1, 2, 4), np.float32) for i in range(14)}
+    arrays |= {"ff_mod_stack/~/b0": np.ones((1, 4), np.float32), "ff_mod_stack/~/w0__9": np.ones((1, 2, 5), np.float32)}
+    file.write_bytes(serialization.msgpack_serialize(nested(arrays)))
+    assert "(leaf 'ff_mod_stack/~/w0__9': expected [1, inputs, 4], found [1, 2, 5])" in refused(file, name="celo")
+
+
 def test_another_architecture_is_told(file):
     assert refused(file, name="mlp").endswith("; the file reads as weights of adafac_mlp")
 

@@ -89,8 +89,8 @@ def _rnn_mlp(arrays: Arrays) -> PyTree:
     # rows of the LSTM's inputs there, in our order: magnitudes (means of m, v, p, their variances, norms of g and p),
     # signs, is it a scalar, axes; from the MLP; losses; from the LSTM; the hidden state
     rows = [36, 38, 40, 49, 50, 51, 34, 42, 37, 39, 41, 35, *range(43, 47)]
-    rows += [*range(18, 34), 47, 48, *range(18), *range(52, 116)]
     lstm = linear("rnn_params/rnn/linear")
+    rows += [*range(18, 34), 47, 48, *range(18), *range(52, len(lstm["w"]))]
     names = {"hidden": "lstm_init_state/hidden", "cell": "lstm_init_state/cell"}
     names |= {"from_mlp": "initial_from_mlp", "from_lstm": "initial_from_lstm"}
     return {
@@ -108,11 +108,12 @@ def _velo(arrays: Arrays) -> PyTree:
 
 
 def _celo(arrays: Arrays) -> PyTree:
-    return {"network": {name: x.squeeze(0) for name, x in _bank(arrays).items()}, "scheduler": _recurrent(arrays)}
+    network = {name: x[0] if len(x) == 1 else x for name, x in _bank(arrays).items()}
+    return {"network": network, "scheduler": _recurrent(arrays)}
 
 
 def _celo2(arrays: Arrays) -> PyTree:
-    network = {name: x[0] for name, x in _bank({name: x[None] for name, x in arrays.items()}).items()}
+    network = _bank(arrays)
     last = (len(network) - 1) // 2
     return {**network, **{f"{kind}{last}": network[f"{kind}{last}"][..., :1] for kind in "wb"}}  # d alone
 
@@ -125,14 +126,20 @@ def _recurrent(arrays: Arrays) -> PyTree:
 
 
 def _bank(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Networks side by side, w0 [networks, inputs, hidden], ..., without their third output, which does nothing."""
+    """Networks side by side, w0 [*networks, inputs, hidden], ..., without their third output, which does nothing."""
     folder = "ff_mod_stack/~/"
+    *networks, hidden = arrays[f"{folder}b0"].shape
     order = (0, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 1, 8)  # there, of our groups of features
-    w0 = np.concatenate([arrays[f"{folder}w0__{i}"] for i in order], axis=1)
+    pieces = {name: arrays[name] for name in (f"{folder}w0__{i}" for i in order)}
+    for name, x in pieces.items():
+        if [*x.shape[:-2], *x.shape[-1:]] != [*networks, hidden]:
+            expected = ", ".join(map(str, [*networks, "inputs", hidden]))
+            raise ValueError(f"leaf {name!r}: expected [{expected}], found {list(x.shape)}")
     others = [name for name in arrays if name.startswith(folder) and "__" not in name]
     bank = {name.removeprefix(folder): arrays[name] for name in others}
     last = max(int(name[1:]) for name in bank)
-    return {"w0": w0, **bank, **{f"{kind}{last}": arrays[f"{folder}{kind}{last}"][..., :2] for kind in "wb"}}
+    outputs = {f"{kind}{last}": arrays[f"{folder}{kind}{last}"][..., :2] for kind in "wb"}
+    return {"w0": np.concatenate(list(pieces.values()), axis=-2), **bank, **outputs}
 
 
 REFERENCE: dict[str, Callable[[Arrays], PyTree]] = {
