@@ -17,8 +17,8 @@ from tests.estimators.problems import quick_jit
 
 TASK, LENGTH, OUTER_STEPS = quadratic(dim=3), 10, 30
 SMALL = {  # networks that are large by default: a hundred evaluations by ES say little about 46,000 numbers
-    "velo": {"lstm_hidden": 8, "bank": 4},
-    "celo": {"lstm_hidden": 8},
+    "velo": {"lstm_hidden": 8, "bank": 4, "step_mult": 10.0},  # steps are relative to params, which start near zero
+    "celo": {"lstm_hidden": 8, "hidden": 16, "step_mult": 1.0},
     "celo_adam": {"lstm_hidden": 8},
     "nn_adam": {"lstm_hidden": 8},
     "rnn_mlp": {"lstm_hidden": 8, "hidden": 8},

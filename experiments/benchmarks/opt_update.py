@@ -59,12 +59,12 @@ def measure(learned: Any, size: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def model(size: int) -> dict[str, np.ndarray]:
+def model(size: int) -> dict[str, dict[str, np.ndarray]]:
     """About `size` random numbers: per block a scale and a bias [d], matrices [d, 4d] and [4d, d] with biases."""
     d = max(1, round((math.sqrt(49 + 32 * size / BLOCKS) - 7) / 16))  # a block has 8 d^2 + 7 d
-    shapes = {"scale": (d,), "bias": (d,), "up": (d, 4 * d), "up_bias": (4 * d,), "down": (4 * d, d), "down_bias": (d,)}
+    shapes = {"scale": (d,), "bias": (d,), "in": (d, 4 * d), "in_bias": (4 * d,), "out": (4 * d, d), "out_bias": (d,)}
     draw = np.random.default_rng(0).standard_normal
-    return {f"{name}{i}": draw(shape, np.float32) for i in range(BLOCKS) for name, shape in shapes.items()}
+    return {f"block{i}": {name: draw(shape, np.float32) for name, shape in shapes.items()} for i in range(BLOCKS)}
 
 
 def trainer(tx: Any, size: int) -> Callable[[], None]:

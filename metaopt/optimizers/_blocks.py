@@ -18,7 +18,7 @@ from metaopt.types import PyTree
 SMALL = 1024  # coordinates; a tensor below this goes into a flat block
 TENSORS = 16  # of a flat block, at most
 VECTOR = 1 << 14  # coordinates; a tensor below this may be taken as a vector where nothing is known along its axes
-PIECE = 1 << 13  # coordinates, about: some 40 numbers at each of them fit into a core's second-level cache
+PIECE = 1 << 15  # coordinates, about, of a large tensor that are taken together
 
 
 class Block(NamedTuple):

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaopt.optimizers._blocks import SMALL, Block
+from metaopt.optimizers._blocks import SMALL, Block, in_pieces
 from metaopt.types import PyTree
 
 Layers = Sequence[tuple[jax.Array, jax.Array]]
 Head = Callable[..., jax.Array]
 
+FEW = 8  # inputs of a layer, up to which a sum of outer products beats a matrix product on a vector
 FUSED_WIDTH = 8  # up to this width sums written out beat matrix products: XLA fuses the whole network into one loop
 
 
@@ -56,6 +57,20 @@ def normalised_mlp(
         return head(*network(scale_inputs(layers, groups, eps), groups, shape), *along)
 
     return map_tensors(one, layers, groups, block, along)
+
+
+def wide_mlp(
+    layers: Sequence[Layers], groups: Sequence[jax.Array], block: Block, head: Head, eps: float = 1e-5
+) -> jax.Array:
+    """`normalised_mlp` for a network whose hidden activations are many times the tensor: large tensors are taken in
+    pieces. The groups have the block's shape, and the head treats every coordinate on its own."""
+    scales = jax.lax.rsqrt(eps + jnp.concatenate([block.means(x * x) for x in groups]))
+    scaled = [[(w * scale[:, None], b), *rest] for ((w, b), *rest), scale in zip(layers, scales.T, strict=True)]
+
+    def one(layers, groups, shape):
+        return head(*network(layers, groups, shape))
+
+    return in_pieces(lambda block, *groups: (map_tensors(one, scaled, groups, block), ()), block, *groups)[0]
 
 
 def map_tensors(
@@ -100,11 +115,16 @@ def network(layers: Layers, groups: Sequence[jax.Array], shape: tuple[int, ...])
 
 
 def _matmul(layers, groups, shape):
-    """Matrix products with the coordinates on the minor axes."""
+    """Matrix products with the coordinates on the minor axes. On a vector, few inputs are cheaper as a sum of outer
+    products, fused with what follows; a single row is anywhere."""
     (w, b), *rest = layers
     hidden = _column(b, shape)
-    for rows, x in _inputs(w, groups):  # of one row it is an outer product, which needs no memory of its own
-        hidden = hidden + (_column(rows[0], shape) * x if len(x) == 1 else jnp.tensordot(rows, x, axes=(0, 0)))
+    for rows, x in _inputs(w, groups):
+        if len(x) == 1 or (len(shape) == 1 and len(w) <= FEW):
+            for row, feature in zip(rows, x, strict=True):
+                hidden = hidden + _column(row, shape) * feature[None]
+        else:
+            hidden = hidden + jnp.tensordot(rows, x, axes=(0, 0))
     return _dense(hidden, rest, shape)
 
 

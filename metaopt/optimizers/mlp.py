@@ -18,7 +18,7 @@ import optax
 
 from metaopt.optimizers import _features as F
 from metaopt.optimizers import _nets
-from metaopt.optimizers._blocks import blocks_of, map_blocks
+from metaopt.optimizers._blocks import VECTOR, blocks_of, map_blocks
 from metaopt.types import LearnedOptimizer, PyTree
 
 
@@ -49,19 +49,20 @@ def mlp(
             return -step_mult * d * jnp.exp(exp_mult * a)
 
         def init_fn(params):
-            return MLPState(jnp.zeros((), jnp.int32), [jnp.zeros((len(decays), *b.shape)) for b in blocks_of(params)])
+            m = [jnp.zeros((len(decays), *block.shape)) for block in blocks_of(params, VECTOR)]
+            return MLPState(jnp.zeros((), jnp.int32), m)
 
         def step(bias, block, grads, params, m):
             g, p = block.gather(grads), block.gather(params)
             m = F.ema(jnp.array(decays), m, g)
             nets = [[(w0, bias), *layers]] * len(block.leaves)
-            return _nets.normalised_mlp(nets, [g[None], p[None], m], block, exp_a_b), m
+            return _nets.wide_mlp(nets, [g[None], p[None], m], block, exp_a_b), m
 
         def update_fn(grads, state, params=None, **extra):
             del extra
             bias = b0 + F.time_features(state.step) @ w_time
             grads = jax.tree.map(F.clean, grads)
-            updates, m = map_blocks(partial(step, bias), grads, params, state.m)
+            updates, m = map_blocks(partial(step, bias), grads, params, state.m, vector=VECTOR)
             return updates, MLPState(state.step + 1, m)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
