@@ -31,9 +31,21 @@ def write(path: Path, entry: dict) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=OPTIMIZERS)
+# One that needs nothing, one with loss and horizon, one of optax's, a wrapper; the contract of optimizers has them all.
+@pytest.fixture(scope="module", params=["adafac_mlp", "velo", "hyper", "mup"])
 def path(request, tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("weights") / f"{request.param}.safetensors", {"name": request.param})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_architecture_has_a_file(name, tmp_path):
+    """Its default arguments, and theta with every leaf in its place."""
+    shapes = jax.eval_shape(OPTIMIZERS[name]().init, jax.random.key(0))
+    theta = jax.tree.unflatten(
+        jax.tree.structure(shapes), [jnp.full(x.shape, i, x.dtype) for i, x in enumerate(jax.tree.leaves(shapes))]
+    )
+    save_weights(tmp_path / "theta.safetensors", theta, {"optimizer": {"name": name}})
+    jax.tree.map(np.testing.assert_array_equal, weights.read(tmp_path).theta, theta)
 
 
 def run(opt, params, steps=3):
