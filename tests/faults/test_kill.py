@@ -69,7 +69,6 @@ def assert_same(folder: Path, whole: Path) -> None:
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in expected]
 
 
-@pytest.mark.slow
 def test_killed_ten_times(runs):
     """Five kills at random times from the start of the process, five a random while after some outer steps."""
     draw = random.Random(0)
