@@ -13,6 +13,7 @@ import numpy as np
 
 from metaopt.optimizers._blocks import Block
 
+Array = jax.Array | np.ndarray
 GRADIENT_LIMIT = 1e8  # keeps fourth powers of gradients, summed over a tensor, finite in float32
 TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 
@@ -31,9 +32,9 @@ class Factored(NamedTuple):
 class Decays(NamedTuple):
     """Of the accumulators in `Moments`, an array [k] of each kind."""
 
-    m: jax.Array
-    v: jax.Array
-    factored: jax.Array
+    m: Array
+    v: Array
+    factored: Array
 
 
 class Moments(NamedTuple):
@@ -45,7 +46,7 @@ class Moments(NamedTuple):
 
 
 def decays(m: Sequence[float], v: Sequence[float], factored: Sequence[float]) -> Decays:
-    return Decays(*(np.array(b, np.float32) for b in (m, v, factored)))  # type: ignore[arg-type]
+    return Decays(*(np.array(b, np.float32) for b in (m, v, factored)))
 
 
 def offset_decays(start: Decays, offsets: dict[str, jax.Array]) -> Decays:
@@ -58,12 +59,12 @@ def clean(x: jax.Array, limit: float = GRADIENT_LIMIT) -> jax.Array:
     return jnp.clip(x.astype(jnp.float32), -limit, limit)
 
 
-def column(decays: jax.Array, x: jax.Array) -> jax.Array:
+def column(decays: Array, x: jax.Array) -> jax.Array:
     """decays [k] shaped [k, 1, ...] to broadcast against [k, *x.shape]."""
     return jnp.reshape(decays, (-1,) + (1,) * x.ndim)
 
 
-def ema(decays: jax.Array, old: jax.Array, x: jax.Array) -> jax.Array:
+def ema(decays: Array, old: jax.Array, x: jax.Array) -> jax.Array:
     """old [k, *shape] <- b old + (1 - b) x, one b of decays [k] each, x [*shape]."""
     b = column(decays, x)
     return b * old + (1 - b) * x[None]
@@ -83,7 +84,7 @@ def factored_init(shape: tuple[int, ...], num_decays: int) -> Factored:
     return Factored(jnp.zeros((num_decays, *row)), jnp.zeros((num_decays, *col)))
 
 
-def factored_update(decays: jax.Array, old: Factored, g: jax.Array) -> Factored:
+def factored_update(decays: Array, old: Factored, g: jax.Array) -> Factored:
     """row <- EMA of mean(g^2 + 1e-30 over the largest axis), col likewise over the second largest."""
     square = g * g + 1e-30
     if old.col is None:

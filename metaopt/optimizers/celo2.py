@@ -91,7 +91,7 @@ def celo2(
 
         def adam_step(rate, block, grads, params, m, v):
             g, p = block.gather(grads), block.gather(params)
-            m, v = F.ema(B1, m, g), F.ema(B2, v, g * g)  # type: ignore[arg-type]
+            m, v = F.ema(B1, m, g), F.ema(B2, v, g * g)
             return -rate * (m[0] * jax.lax.rsqrt(v[0] + 1e-8) + weight_decay * p), m, v
 
         def update_fn(grads, state, params=None, **extra):

@@ -59,8 +59,8 @@ def plain(required=False):
         def update_with_loss(grads, state, params=None, *, value, **extra):
             return update(grads, state)
 
-        init = lambda params: optax.EmptyState()  # noqa: E731
-        return optax.GradientTransformationExtraArgs(init, update_with_loss if required else update)
+        chosen = update_with_loss if required else update
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), chosen)
 
     return LearnedOptimizer(lambda key: {"rate": jnp.float32(0.1)}, build)
 

@@ -147,8 +147,9 @@ def test_equation(name, x64):
     def run(params, grads):
         tx = optimizer.build(theta, 5)
         # float64 end to end: the state is float32 by contract, so it is lifted here
-        floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
-        state = jax.tree.map(lambda x: x.astype(jnp.float64) if floating(x) else x, tx.init(params))
+        state = jax.tree.map(
+            lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tx.init(params)
+        )
 
         def step(carry, g):
             updates, state = tx.update(g, carry[1], carry[0])
