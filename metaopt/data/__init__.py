@@ -1,33 +1,49 @@
 """Data sets by name. Loaders read what is on this machine into host arrays; nothing is ever downloaded.
 
-A data set is {"train" | "inner_valid" | "outer_valid" | "test": {"x": [n, ...], "y": int32 [n]}}, where x is float32 of
-about unit range, or uint8 that means x / 255. The splits are disjoint and the same in every process.
+A data set is {"train" | "inner_valid" | "outer_valid" | "test": arrays}, of one of three kinds:
+
+    classes      {"x": [n, ...], "y": int32 [n]}, where x is float32 of about unit range, or uint8 that means x / 255
+    regression   {"x": [n, ...], "y": float32 [n]}, of about unit range
+    text         {"tokens": uint8 [n, 128]}, consecutive bytes of a text; 256 tokens are possible
+
+The splits are disjoint and the same in every process.
 """
 
 import difflib
 import functools
 
-from metaopt.data._common import DataError, Splits
-from metaopt.data.bundled import breast_cancer, digits, wine
+from metaopt.data._common import KINDS, DataError, Splits, kind_of
+from metaopt.data.bundled import breast_cancer, diabetes, digits, wine
 from metaopt.data.fashion_mnist import fashion_mnist
+from metaopt.data.python_text import source, topics
 from metaopt.data.tfds import prepared
 
-__all__ = ["DATASETS", "DataError", "Splits", "available", "load"]
+__all__ = ["DATASETS", "KINDS", "DataError", "Splits", "available", "kind_of", "load"]
 
 DATASETS = {
     "digits": digits,
     "breast_cancer": breast_cancer,
     "wine": wine,
+    "diabetes": diabetes,
+    "topics": topics,
+    "source": source,
     "fashion_mnist": fashion_mnist,
 }
 
 
-@functools.cache
-def load(name: str) -> Splits:
+def load(name: str, kind: str | None = None) -> Splits:
     """The data set called `name`, or `tfds:NAME` for one that TFDS has prepared on this machine; read once a process.
 
-    Raises DataError when the name is unknown or the machine does not have the data.
+    Raises DataError when the name is unknown, the machine does not have the data, or it is not of the `kind` asked for.
     """
+    splits = _read(name)
+    if kind is not None and kind_of(splits) != kind:
+        raise DataError(f"data set {name!r} is of the kind {kind_of(splits)}, and {kind} is needed here")
+    return splits
+
+
+@functools.cache
+def _read(name: str) -> Splits:
     if name.startswith("tfds:"):
         return prepared(name.removeprefix("tfds:"))
     if name not in DATASETS:

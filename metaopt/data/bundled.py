@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaopt.data._common import Splits, split
+from metaopt.data._common import Splits, split, standardise
 
 FILES = Path(__file__).parent / "files"
 
@@ -17,19 +17,24 @@ def digits() -> Splits:
 
 def breast_cancer() -> Splits:
     """569 tumours described by 30 features (zero mean and unit variance on the train split), 2 classes."""
-    return _standardise(split(*_read("breast_cancer")))
+    return standardise(split(*_read("breast_cancer")))
 
 
 def wine() -> Splits:
     """178 wines described by 13 measurements (zero mean and unit variance on the train split), 3 classes."""
-    return _standardise(split(*_read("wine")))
+    return standardise(split(*_read("wine")))
+
+
+def diabetes() -> Splits:
+    """Regression: 442 patients described by 10 measurements, and how far the disease was a year later.
+
+    Both have zero mean and unit variance on the train split; y is float32.
+    """
+    splits = standardise(split(*_read("diabetes")))
+    mean, std = splits["train"]["y"].mean(), splits["train"]["y"].std()
+    return {name: {**part, "y": (part["y"] - mean) / std} for name, part in splits.items()}
 
 
 def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(FILES / f"{name}.npz") as archive:
+    with np.load(FILES / f"{name}.npz", allow_pickle=False) as archive:
         return archive["x"], archive["y"]
-
-
-def _standardise(splits: Splits) -> Splits:
-    mean, std = splits["train"]["x"].mean(axis=0), splits["train"]["x"].std(axis=0)
-    return {name: {**part, "x": (part["x"] - mean) / std} for name, part in splits.items()}
