@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metaopt import registry
+from metaopt import data_cli, registry
+from metaopt.data_cli import DataDir
 from metaopt.registry import REQUIRED, Factory
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich help costs as much time as everything else together
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data_cli.app, name="data")
 EXPECTED = {  # errors that are answers, not bugs; a module that was not imported cannot have raised one
     "metaopt.config": "ConfigError",
     "metaopt.checkpoint": "CheckpointError",
@@ -47,6 +49,7 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/<name of FILE>")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")] = False,
+    data_dir: DataDir = None,
 ) -> None:
     """Meta-trains a learned optimizer, then compares it with tuned baselines on held-out tasks."""
     from metaopt import config, runtime
@@ -65,6 +68,7 @@ def evaluate(
     steps: Annotated[int, typer.Option(min=1, help="Inner steps.")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Inner runs per task.")] = 3,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Compares an optimizer with Adam, at 1e-3 and tuned, on a suite of tasks."""
     from metaopt import config, runtime

@@ -11,12 +11,12 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 # A module or package imports only from rows above its own. The names in a row are independent of each other.
 ROWS = (
-    ("types", "registry", "runtime", "progress"),
+    ("types", "files", "registry", "runtime", "progress"),
     ("tree", "schedules", "entry"),
     ("optimizers", "data", "unroll", "checkpoint", "sharding", "config"),
     ("tasks", "estimators", "evaluate", "train", "record", "weights"),
     ("analysis", "runner"),
-    ("build",),
+    ("build", "data_cli"),
     ("cli",),
     ("__main__",),
 )

@@ -3,19 +3,22 @@
 A data set is {"train" | "inner_valid" | "outer_valid" | "test": arrays}, of one of three kinds:
 
     classes      {"x": [n, ...], "y": int32 [n]}, where x is float32 of about unit range, or uint8 that means x / 255
-    regression   {"x": [n, ...], "y": float32 [n]}, of about unit range
+    regression   the same with y float32 [n], of about unit range
     text         {"tokens": uint8 [n, 128]}, consecutive bytes of a text; 256 tokens are possible
 
-The splits are disjoint and the same in every process.
+The splits are disjoint and the same in every process. Beside the names in DATASETS there are `user:NAME`, what
+`metaopt data import` brought, and `tfds:NAME`, what TFDS has prepared on this machine.
 """
 
 import difflib
 import functools
 
-from metaopt.data._common import KINDS, DataError, Splits, kind_of
+from metaopt.data import cache
+from metaopt.data._common import KINDS, DataError, Splits, kind_of, splits_of
 from metaopt.data.bundled import breast_cancer, diabetes, digits, wine
-from metaopt.data.fashion_mnist import fashion_mnist
+from metaopt.data.images import cifar10, cifar100, fashion_mnist, food101, mnist, svhn
 from metaopt.data.python_text import source, topics
+from metaopt.data.synthetic import synthetic_images
 from metaopt.data.tfds import prepared
 
 __all__ = ["DATASETS", "KINDS", "DataError", "Splits", "available", "kind_of", "load"]
@@ -27,12 +30,18 @@ DATASETS = {
     "diabetes": diabetes,
     "topics": topics,
     "source": source,
+    "mnist": mnist,
     "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "svhn": svhn,
+    "food101": food101,
+    "synthetic_images": synthetic_images,
 }
 
 
 def load(name: str, kind: str | None = None) -> Splits:
-    """The data set called `name`, or `tfds:NAME` for one that TFDS has prepared on this machine; read once a process.
+    """The data set called `name`: one of DATASETS, `user:NAME` or `tfds:NAME`; read once a process.
 
     Raises DataError when the name is unknown, the machine does not have the data, or it is not of the `kind` asked for.
     """
@@ -46,10 +55,13 @@ def load(name: str, kind: str | None = None) -> Splits:
 def _read(name: str) -> Splits:
     if name.startswith("tfds:"):
         return prepared(name.removeprefix("tfds:"))
+    if name.startswith("user:"):
+        return splits_of(cache.load(name.removeprefix("user:")))
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, 1)
+        known = [*DATASETS, *(f"user:{imported}" for imported in cache.names())]
+        near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise DataError(f"unknown data set {name!r}: {hint}Known: {', '.join(DATASETS)}, or tfds:NAME")
+        raise DataError(f"unknown data set {name!r}: {hint}Known: {', '.join(known)}, or tfds:NAME")
     return DATASETS[name]()
 
 

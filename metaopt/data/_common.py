@@ -3,10 +3,12 @@
 import numpy as np
 
 Splits = dict[str, dict[str, np.ndarray]]
+Arrays = dict[str, np.ndarray]  # before it is split: {"x", "y"} or {"text"}, and an official "test_x", ... if there is
 
 SEED = 0  # of the permutation that makes the splits: fixed, so that every run sees the same ones
 WINDOW = 128  # bytes of a row of text
 KINDS = ("classes", "regression", "text")
+LIMIT = 2**31  # bytes of an array: what is larger does not belong on a device as a whole
 
 
 class DataError(Exception):
@@ -57,12 +59,53 @@ def windows(text: bytes) -> np.ndarray:
     return np.frombuffer(text, np.uint8, count=n * WINDOW).reshape(n, WINDOW)
 
 
+def splits_of(arrays: Arrays) -> Splits:
+    """The splits of arrays that passed `checked`: numbers other than bytes are standardised."""
+    if "text" in arrays:
+        test = arrays.get("test_text")
+        return split_text(arrays["text"].tobytes(), None if test is None else test.tobytes())
+    official = (arrays["test_x"], arrays["test_y"]) if "test_x" in arrays else None
+    return standardise(split(arrays["x"], arrays["y"], official))
+
+
 def standardise(splits: Splits) -> Splits:
-    """Float inputs `x` with zero mean and unit variance, column by column, over the train split; a constant is 0."""
-    x = splits["train"]["x"]
-    mean, std = x.mean(axis=0), x.std(axis=0)
-    std[std == 0] = 1
-    return {name: {**part, "x": (part["x"] - mean) / std} for name, part in splits.items()}
+    """Float arrays with zero mean and unit variance over the train split; a constant becomes 0, bytes stay.
+
+    Tables [n, columns] column by column, arrays of higher rank and targets [n] as a whole.
+    """
+    scaled: Splits = {name: dict(part) for name, part in splits.items()}
+    for key, array in splits["train"].items():
+        if np.issubdtype(array.dtype, np.floating):
+            axis = 0 if array.ndim == 2 else None
+            mean, std = array.mean(axis=axis), np.asarray(array.std(axis=axis))
+            std = np.where(std == 0, np.ones_like(std), std)
+            for part in scaled.values():
+                part[key] = (part[key] - mean) / std
+    return scaled
+
+
+def checked(arrays: Arrays) -> Arrays:
+    """The arrays, if `splits_of` can serve them. Raises DataError, which says what is wrong with which."""
+    if "text" in arrays:
+        return arrays
+    shape = arrays["x"].shape[1:]
+    for prefix in ("", "test_") if "test_x" in arrays else ("",):
+        x, y = arrays[prefix + "x"], arrays[prefix + "y"]
+        if y.shape != (len(x),) or x.ndim < 2 or x.shape[1:] != shape or 0 in x.shape:
+            raise DataError(
+                f"{prefix}x {list(x.shape)} and {prefix}y {list(y.shape)} are no rows {list(shape)} with labels"
+            )
+        if x.dtype not in (np.uint8, np.float32) or x.nbytes > LIMIT:
+            raise DataError(
+                f"{prefix}x is {x.dtype}, {x.nbytes} bytes; uint8 or float32 up to {LIMIT >> 20} MiB is served"
+            )
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise DataError(f"{prefix}x or {prefix}y has numbers that are not finite")
+        if not np.issubdtype(y.dtype, np.floating) and y.min() < 0:
+            raise DataError(f"{prefix}y has negative labels (often: rows whose label is kept secret)")
+    if len(arrays["x"]) < 10:
+        raise DataError(f"{len(arrays['x'])} rows are too few to be split: at least 10 are needed")
+    return arrays
 
 
 def kind_of(splits: Splits) -> str:
