@@ -5,6 +5,8 @@ noise from `fold_in(run.key, 2t + 1)`: an antithetic pair of runs that shares a 
 bookkeeping.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,11 +33,17 @@ def unroll(
     data: PyTree,
     length: int,
     split: str = "train",
+    *,
+    first_order: bool = False,
+    measure: Callable[[PyTree, jax.Array], jax.Array] | None = None,
 ) -> tuple[Inner, jax.Array]:
-    """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update.
+    """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update; or
+    measure(params, step) in their place.
 
     A run at step 0 gets its optimizer state from this theta, so that learned initial states feel perturbations and
-    pass gradients.
+    pass gradients. With `first_order` what the problem tells the optimizer, gradient and loss, is a constant to
+    whoever differentiates: theta then acts through the updates and the parameters alone (Andrychowicz et al. 2016,
+    section 2: second derivatives of the problem are dropped).
     """
     tx = optimizer.build(theta, inner.horizon)
     inner = inner._replace(opt_state=tree.where(inner.step == 0, tx.init(inner.params), inner.opt_state))
@@ -45,9 +53,11 @@ def unroll(
         params, opt_state, t = carry
         batch = task.batch(inner.cfg, data, jax.random.fold_in(inner.key, 2 * t), split)
         (loss, _), grads = value_and_grad(inner.cfg, params, batch, jax.random.fold_in(inner.key, 2 * t + 1))
-        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-        return (optax.apply_updates(params, updates), opt_state, t + 1), loss
+        told, grads = jax.lax.stop_gradient((loss, grads)) if first_order else (loss, grads)
+        updates, opt_state = tx.update(grads, opt_state, params, value=told)
+        value = loss if measure is None else measure(params, t)
+        return (optax.apply_updates(params, updates), opt_state, t + 1), value
 
-    carry, losses = jax.lax.scan(step, (inner.params, inner.opt_state, inner.step), None, length)
+    carry, values = jax.lax.scan(step, (inner.params, inner.opt_state, inner.step), None, length)
     params, opt_state, t = carry
-    return inner._replace(params=params, opt_state=opt_state, step=t), losses
+    return inner._replace(params=params, opt_state=opt_state, step=t), values

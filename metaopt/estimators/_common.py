@@ -1,12 +1,16 @@
-"""What the estimators share: starting runs, pairs of runs, and the way from one task to a sharded batch of tasks."""
+"""What the estimators share: starting runs, one truncation of a run or of a pair, and the way from one run to all."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metaopt import sharding, tree
+from metaopt.estimators import _horizons, _outer_losses
+from metaopt.estimators._horizons import Horizon, Law
+from metaopt.estimators._outer_losses import OuterLoss
 from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 from metaopt.unroll import start, unroll
 
@@ -14,42 +18,83 @@ from metaopt.unroll import start, unroll
 PAIR = Inner(cfg=None, params=0, opt_state=0, step=None, horizon=None, key=None)  # type: ignore[arg-type]
 
 
-def check(**arguments: int | float | None) -> None:
-    """ValueError unless every argument is positive, or None."""
-    for name, value in arguments.items():
+class Setup(NamedTuple):
+    """The arguments that all estimators have."""
+
+    task: Task
+    optimizer: LearnedOptimizer
+    truncation: int
+    law: Law
+    loss: OuterLoss
+    first_order: bool
+
+
+class Call(NamedTuple):
+    """What is new in each estimate."""
+
+    restart: jax.Array  # typed PRNG key of a run that starts now, the same for all pairs of a task
+    noise: jax.Array  # typed PRNG key, this pair's own
+    estimates: jax.Array  # i32 scalar: how many were made before
+
+
+class Shares(NamedTuple):
+    """What one truncation says about the outer loss. Of a pair, `share` and `level` are [2]."""
+
+    share: jax.Array  # summed over a run's truncations, times truncation / horizon: the outer loss
+    level: jax.Array  # the share itself; of `final` the loss at the end in place of its change
+    healthy: jax.Array  # bool: all that the run has computed is finite
+
+
+def setup(
+    task: Task,
+    optimizer: LearnedOptimizer,
+    truncation: int,
+    horizon: Horizon,
+    loss: OuterLoss,
+    *,
+    whole: bool = False,
+    first_order: bool = False,
+    **positive: int | float | None,
+) -> Setup:
+    """Raises ValueError for a horizon that is not made of whole truncations, an argument of `positive` that is neither
+    positive nor None, and an outer loss that needs whole runs where the estimator is not one of whole runs."""
+    for name, value in {"truncation": truncation, **positive}.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}: must be positive, got {value}")
+    if loss.whole and not whole:
+        raise ValueError(f"outer_loss: {loss.name} is of whole runs: use es or full_grad, or mean, weighted or final")
+    return Setup(task, optimizer, truncation, _horizons.law(horizon, truncation), loss, first_order)
 
 
-def check_horizon(horizon: int | tuple[int, int], truncation: int) -> tuple[int, int]:
-    """(low, high); both must be positive multiples of the truncation, so that a run ends where a truncation ends."""
-    low, high = (horizon, horizon) if isinstance(horizon, int) else horizon
-    check(truncation=truncation, horizon=low)
-    if low > high or low % truncation or high % truncation:
-        raise ValueError(f"horizon: {horizon} must be made of multiples of truncation={truncation}, low before high")
-    return low, high
+def check_std(std: float, least: float | None = None) -> None:
+    """ValueError unless the std is positive, or `least` or more."""
+    if not (std > 0 if least is None else std >= least):
+        raise ValueError(f"std: must be {'positive' if least is None else f'{least:g} or more'}, got {std}")
 
 
-def sample_horizon(bounds: tuple[int, int], truncation: int, key: jax.Array) -> jax.Array:
-    """Log-uniform over [low, high], rounded to a multiple of the truncation. i32 scalar."""
-    low, high = bounds
-    draw = jnp.exp(jax.random.uniform(key, (), minval=jnp.log(float(low)), maxval=jnp.log(float(high))))
-    return jnp.clip(jnp.round(draw / truncation).astype(jnp.int32) * truncation, low, high)
-
-
-def fresh(
-    task: Task, optimizer: LearnedOptimizer, theta: PyTree, bounds: tuple[int, int], truncation: int, key: jax.Array
-) -> Inner:
+def fresh(s: Setup, theta: PyTree, estimates: jax.Array | int, key: jax.Array) -> Inner:
+    """A run that starts now."""
     horizon_key, start_key = jax.random.split(key)
-    return start(task, optimizer, theta, sample_horizon(bounds, truncation, horizon_key), start_key)
+    horizon = _horizons.sample(s.law, s.truncation, jnp.asarray(estimates), horizon_key)
+    return start(s.task, s.optimizer, theta, horizon, start_key)
 
 
-def staggered(inner: Inner, rank: jax.Array, num_tasks: int, truncation: int) -> Inner:
-    """Shortens a first run to the fraction rank / num_tasks of its horizon, rank 1 to num_tasks, so that the runs of a
-    batch, all started now, end (and are replaced) one after another: from then on the batch covers all ages, every one
-    reached by real steps. In integers: a rounded fraction would skip some ages and take others twice."""
-    truncations = -(-rank * (inner.horizon // truncation) // num_tasks)  # the ceiling
-    return inner._replace(horizon=truncations * truncation)
+def ended(inner: Inner) -> jax.Array:
+    return inner.step >= inner.horizon
+
+
+def first(s: Setup, theta: PyTree, fraction: tuple[jax.Array, int], key: jax.Array) -> Inner:
+    """The first run of a task, shortened to its fraction: so the runs of a batch, all started now, end (and are
+    replaced) one after another, and from then on the batch covers all ages, every one reached by real steps."""
+    inner = fresh(s, theta, 0, key)
+    return inner._replace(horizon=shortened(inner.horizon, s.truncation, fraction))
+
+
+def shortened(horizon: jax.Array, truncation: int, fraction: tuple[jax.Array, int]) -> jax.Array:
+    """rank / num_tasks of a horizon, rank 1 to num_tasks, rounded up to a multiple of the truncation. In integers: a
+    rounded fraction would skip some ages and take others twice."""
+    rank, num_tasks = fraction
+    return -(-rank * (horizon // truncation) // num_tasks) * truncation
 
 
 def doubled(inner: Inner) -> Inner:
@@ -63,10 +108,35 @@ def antithetic(theta: PyTree, noise: PyTree) -> PyTree:
     return jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, noise)
 
 
-def unroll_pair(
-    task: Task, optimizer: LearnedOptimizer, thetas: PyTree, pair: Inner, data: PyTree, length: int
-) -> tuple[Inner, jax.Array, jax.Array]:
-    """`length` steps of a pair, each under its own theta. -> (pair, normalised losses [2, length], healthy bool).
+def perturbed(theta: PyTree, key: jax.Array, std: float) -> PyTree:
+    """theta + eps, eps ~ N(0, std^2 I)."""
+    return jax.tree.map(jnp.add, theta, tree.normal_like(key, theta, std)) if std else theta
+
+
+def segment(s: Setup, theta: PyTree, inner: Inner, data: PyTree) -> tuple[Inner, Shares]:
+    """One truncation of a run, and its share of the outer loss."""
+    loss = s.loss
+
+    def at(params: PyTree, step: jax.Array) -> jax.Array:
+        return _outer_losses.measured(s.task, loss, inner.cfg, params, data, inner.key, step)
+
+    recomputed = loss.batches > 0
+    measure = at if recomputed and not loss.ends else None
+    end, losses = unroll(
+        s.task, s.optimizer, theta, inner, data, s.truncation, first_order=s.first_order, measure=measure
+    )
+    if loss.ends:
+        values = jnp.stack([at(inner.params, inner.step) if recomputed else losses[0], at(end.params, end.step)])
+    else:
+        values = losses
+    healthy = tree.all_finite((end.params, end.opt_state, losses, values))
+    values = _outer_losses.scaled(s.task, loss, inner.cfg, values)
+    share = loss.share(values, inner.step, inner.horizon, s.truncation)
+    return end, Shares(share, values[-1] if loss.ends else share, healthy)
+
+
+def unroll_pair(s: Setup, thetas: PyTree, pair: Inner, data: PyTree) -> tuple[Inner, Shares]:
+    """One truncation of a pair, each run under its own theta. -> (pair, shares [2], `healthy` of both).
 
     Each run gets its own copy of a batch: a shared one would be merged into their matrix products, the gradients come
     out transposed, and every kernel of the update read them with a stride.
@@ -74,44 +144,114 @@ def unroll_pair(
 
     def batch(*arguments):
         own = jax.lax.axis_index("pair") >= 0
-        return jax.tree.map(lambda x: jnp.where(own, x, x), task.batch(*arguments))
+        return jax.tree.map(lambda x: jnp.where(own, x, x), s.task.batch(*arguments))
 
-    one = partial(unroll, task._replace(batch=batch), optimizer, data=data, length=length)
-    pair, losses = jax.vmap(one, in_axes=(0, PAIR), out_axes=(PAIR, 0), axis_name="pair")(thetas, pair)
-    healthy = tree.all_finite((pair.params, pair.opt_state, losses))
-    return pair, task.normalize(pair.cfg, losses), healthy
-
-
-def es_gradient(direction: PyTree, losses: jax.Array, std: float) -> PyTree:
-    """direction · (L+ - L-) / (2 std^2) for the mean losses of a pair, losses [2, length]."""
-    difference = jnp.mean(losses[0] - losses[1]) / (2 * std**2)
-    return jax.tree.map(lambda x: x * difference, direction)
+    one = partial(segment, s._replace(task=s.task._replace(batch=batch)), data=data)
+    pair, shares = jax.vmap(one, in_axes=(0, PAIR), out_axes=(PAIR, 0), axis_name="pair")(thetas, pair)
+    return pair, shares._replace(healthy=shares.healthy.all())
 
 
-def over_tasks(one: Callable, num_tasks: int, chunk: int | None) -> Callable:
-    """`one(theta, state, data, key) -> (grad, state, metrics)` of one task -> the estimate over `num_tasks` of them.
+def nothing(s: Setup, shape: tuple[int, ...] = ()) -> Shares:
+    """Of a whole run (or, shape (2,), a pair) before its first truncation."""
+    share = jnp.full(shape, jnp.inf if s.loss.whole else 0.0)
+    return Shares(share, share, jnp.array(True))
 
-    Tasks are split over the devices; each device vectorises over `chunk` tasks at a time (None: all of its share).
+
+def add(s: Setup, total: Shares, shares: Shares, horizon: jax.Array) -> Shares:
+    """The whole-run outer loss, as a sum (or the minimum) over truncations."""
+    if s.loss.whole:
+        share = level = jnp.minimum(total.share, shares.share)
+    else:
+        part = jnp.asarray(s.truncation, shares.share.dtype) / horizon
+        share = total.share + part * shares.share
+        level = shares.level if s.loss.ends else share
+    return Shares(share, level, total.healthy & shares.healthy)
+
+
+def difference(shares: jax.Array, clip_diff: float | None, sign_diff: float | None) -> tuple[jax.Array, jax.Array]:
+    """L+ - L- of a pair, shares [2], clipped to [-clip_diff, clip_diff] or replaced by its sign times sign_diff; and
+    whether it is finite: where it is not, it counts as zero."""
+    raw = shares[0] - shares[1]
+    finite = jnp.isfinite(raw)
+    value = jnp.where(finite, raw, 0.0)
+    if clip_diff is not None:
+        value = jnp.clip(value, -clip_diff, clip_diff)
+    return value if sign_diff is None else sign_diff * jnp.sign(value), finite
+
+
+def es_gradient(direction: PyTree, difference: jax.Array, std: float) -> PyTree:
+    """direction · (L+ - L-) / (2 std^2)."""
+    return jax.tree.map(lambda x: x * (difference / (2 * std**2)), direction)
+
+
+def half(pair: Inner) -> Inner:
+    """The run of a pair that felt +eps."""
+    params, opt_state = jax.tree.map(lambda x: x[0], (pair.params, pair.opt_state))
+    return pair._replace(params=params, opt_state=opt_state)
+
+
+def stopped(inner: Inner, healthy: jax.Array) -> Inner:
+    """The run as it is carried on: one that is not healthy starts anew next time."""
+    return inner._replace(horizon=jnp.where(healthy, inner.horizon, 0))
+
+
+def metrics(shares: Shares, finite: jax.Array | bool = True) -> dict[str, jax.Array]:
+    """Of a run, or of a pair whose difference was `finite`."""
+    runs = float(shares.level.size)
+    lost = jnp.logical_not(finite).astype(jnp.float32)
+    return {"meta_loss": shares.level.mean(), "diverged": runs * ~shares.healthy, "nonfinite": lost}
+
+
+COUNTS = ("diverged", "nonfinite")  # metrics that are summed over runs
+
+
+class Counted(NamedTuple):
+    """The state of an estimator, [tasks * pairs, ...]."""
+
+    runs: PyTree
+    estimates: jax.Array  # i32 [tasks * pairs]
+
+
+def over_tasks(
+    init: Callable,
+    one: Callable,
+    num_tasks: int,
+    chunk: int | None,
+    pairs: int = 1,
+    reduce: Callable[[PyTree], PyTree] = sharding.mean,
+) -> tuple[Callable, Callable]:
+    """`init(theta, (rank, num_tasks), key) -> state` and `one(theta, state, data, call) -> (grad, state, metrics)` of
+    one pair or run -> the estimator's own init and estimate, over `pairs` of them in each of `num_tasks` tasks.
+
+    They are split over the devices; each device vectorises over `chunk` of them at a time (None: all of its share).
+    `reduce` makes one gradient of all, on each device the same, from those of a device, leading axis [runs].
     """
+    n = num_tasks * pairs
 
-    def local(theta, state, data, keys):
-        def each(task):
-            return one(theta, task[0], data, task[1])
+    def each_init(theta: PyTree, rank: jax.Array, key: jax.Array) -> Counted:
+        return Counted(init(theta, (rank, num_tasks), key), jnp.zeros((), jnp.int32))
 
-        grads, state, metrics = jax.lax.map(each, (state, keys), batch_size=chunk or keys.shape[0])
-        return sharding.mean(grads), state, sharding.mean(metrics)
+    mapped_init = sharding.over_runs(jax.vmap(each_init, (None, 0, 0)), n, (False, True, True), True)
 
-    mapped = sharding.over_runs(local, num_tasks, (False, True, False, True), (False, True, False))
+    def estimator_init(theta: PyTree, key: jax.Array) -> Counted:
+        ranks = jnp.repeat(jnp.arange(1, num_tasks + 1, dtype=jnp.int32), pairs)
+        return mapped_init(theta, ranks, jnp.repeat(jax.random.split(key, num_tasks), pairs))
 
-    def estimate(theta, state, data, key):
-        grad, state, metrics = mapped(theta, state, data, jax.random.split(key, num_tasks))
-        return grad, state, metrics | {"diverged": metrics["diverged"] * num_tasks}  # a count, not a mean
+    def local(theta: PyTree, state: Counted, data: PyTree, keys: tuple[jax.Array, jax.Array]) -> tuple:
+        def each(x: tuple) -> tuple:
+            (runs, estimates), (restart, noise) = x
+            grad, runs, metrics = one(theta, runs, data, Call(restart, noise, estimates))
+            return grad, Counted(runs, estimates + 1), metrics
 
-    return estimate
+        grads, state, metrics = jax.lax.map(each, (state, keys), batch_size=chunk or keys[0].shape[0])
+        return reduce(grads), state, sharding.mean(metrics)
 
+    mapped = sharding.over_runs(local, n, (False, True, False, True), (False, True, False))
 
-def init_tasks(one: Callable, num_tasks: int) -> Callable:
-    """`one(theta, rank, key) -> state` of one task -> init(theta, key) -> state [tasks, ...], over the devices."""
-    mapped = sharding.over_runs(jax.vmap(one, (None, 0, 0)), num_tasks, (False, True, True), True)
-    ranks = jnp.arange(1, num_tasks + 1, dtype=jnp.int32)
-    return lambda theta, key: mapped(theta, ranks, jax.random.split(key, num_tasks))
+    def estimate(theta: PyTree, state: Counted, data: PyTree, key: jax.Array) -> tuple:
+        restart_key, noise_key = jax.random.split(key)
+        restarts = jnp.repeat(jax.random.split(restart_key, num_tasks), pairs)
+        grad, state, metrics = mapped(theta, state, data, (restarts, jax.random.split(noise_key, n)))
+        return grad, state, {k: v * n if k in COUNTS else v for k, v in metrics.items()}
+
+    return estimator_init, estimate

@@ -1,17 +1,18 @@
 """Evolution strategies over whole runs (Metz et al. 2019, arXiv 1810.10180, section 4; antithetic).
 
-For each task a fresh pair of runs of `horizon` steps under theta +- eps, eps ~ N(0, std^2 I):
+For each task a fresh pair of runs under theta +- eps, eps ~ N(0, std^2 I), and L the outer loss of a run:
 
-    g = eps · (L(theta + eps) - L(theta - eps)) / (2 std^2),    L = mean normalised loss over the run
+    g = eps · (L(theta + eps) - L(theta - eps)) / (2 std^2)
 
 Unbiased for the gradient of the smoothed meta-loss E[L(theta + eps)], whatever std.
 """
 
 import jax
-import jax.numpy as jnp
 
 from metaopt import tree
 from metaopt.estimators import _common as C
+from metaopt.estimators._horizons import Horizon
+from metaopt.estimators._outer_losses import OuterLoss, mean
 from metaopt.types import Estimator, LearnedOptimizer, Task
 
 
@@ -20,22 +21,60 @@ def es(
     optimizer: LearnedOptimizer,
     *,
     num_tasks: int = 8,
-    horizon: int = 200,
+    truncation: int = 20,
+    horizon: Horizon = 200,
     std: float = 0.01,
+    pairs: int = 1,
+    outer_loss: OuterLoss = mean(),
+    clip_diff: float | None = None,
+    sign_diff: float | None = None,
     chunk: int | None = None,
 ) -> Estimator:
-    """`num_tasks` antithetic pairs, each unrolled over `horizon` steps. Errors: ValueError for what is not positive."""
-    C.check(num_tasks=num_tasks, horizon=horizon, std=std, chunk=chunk)
+    """Pairs whose horizons differ wait for the longest of those that are vectorised together.
 
-    def one(theta, state, data, key):
-        noise_key, start_key = jax.random.split(key)
-        noise = tree.normal_like(noise_key, theta, std)
-        pair = C.doubled(C.fresh(task, optimizer, theta, (horizon, horizon), horizon, start_key))
-        _, losses, healthy = C.unroll_pair(task, optimizer, C.antithetic(theta, noise), pair, data, horizon)
-        metrics = {"meta_loss": losses.mean(), "diverged": 2.0 * ~healthy}
-        return C.es_gradient(noise, losses, std), state, metrics
+    num_tasks: members of the family side by side, fresh for each estimate
+    truncation: steps of a piece; horizons are multiples of it
+    horizon: steps of a run: a number, a range (log-uniform), or a law
+    std: of the perturbations
+    pairs: antithetic pairs per task, all on its member and batches
+    outer_loss: what theta is judged by
+    clip_diff: bound on the difference of a pair's losses; null: none
+    sign_diff: take this times the sign of the difference in its place; null: the difference
+    chunk: pairs vectorised at a time per device; null: all
+
+    Errors: ValueError for a horizon that is not made of whole truncations, or an argument that is not positive.
+    """
+    setup = C.setup(
+        task,
+        optimizer,
+        truncation,
+        horizon,
+        outer_loss,
+        whole=True,
+        num_tasks=num_tasks,
+        std=std,
+        pairs=pairs,
+        clip_diff=clip_diff,
+        sign_diff=sign_diff,
+        chunk=chunk,
+    )
+
+    def one(theta, runs, data, call):
+        noise = tree.normal_like(call.noise, theta, std)
+        thetas = C.antithetic(theta, noise)
+        pair = C.doubled(C.fresh(setup, theta, call.estimates, call.restart))
+
+        def piece(_, carry):
+            pair, total = carry
+            pair, shares = C.unroll_pair(setup, thetas, pair, data)
+            return pair, C.add(setup, total, shares, pair.horizon)
+
+        _, total = jax.lax.fori_loop(0, pair.horizon // truncation, piece, (pair, C.nothing(setup, (2,))))
+        difference, finite = C.difference(total.share, clip_diff, sign_diff)
+        return C.es_gradient(noise, difference, std), runs, C.metrics(total, finite)
 
     def init(theta, fraction, key):
-        return jnp.zeros(())  # nothing is carried from one estimate to the next
+        return ()  # nothing is carried from one estimate to the next
 
-    return Estimator(C.init_tasks(init, num_tasks), C.over_tasks(one, num_tasks, chunk), num_tasks * horizon * 2)
+    inner_steps = 2 * num_tasks * pairs * setup.law.high
+    return Estimator(*C.over_tasks(init, one, num_tasks, chunk, pairs), inner_steps)

@@ -1,9 +1,10 @@
 """Truncated backpropagation through time: the exact gradient of one truncation, blind to all before it.
 
-    g = d/dtheta mean_t l_t(theta; s),    s the run's state at the start of the truncation, held fixed
+    g = d/dtheta share(theta + eps; s),    s the run's state at the start of the truncation, held fixed
 
-Second derivatives of the inner problem are taken in full. With truncation = horizon it is the exact gradient of the
-whole-run loss; shorter, it is biased (Metz et al. 2019, section 3).
+share: of the outer loss, such as the mean loss of the truncation; eps ~ N(0, std^2 I), fresh at each truncation, or 0.
+With truncation = horizon it is the exact gradient of the whole-run loss (smoothed over eps); shorter, it is biased
+(Metz et al. 2019, arXiv 1810.10180, section 3).
 """
 
 import jax
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 
 from metaopt import tree
 from metaopt.estimators import _common as C
+from metaopt.estimators._horizons import Horizon
+from metaopt.estimators._outer_losses import OuterLoss, mean
 from metaopt.types import Estimator, LearnedOptimizer, Task
-from metaopt.unroll import unroll
 
 
 def tbptt(
@@ -21,32 +23,42 @@ def tbptt(
     *,
     num_tasks: int = 8,
     truncation: int = 20,
-    horizon: int | tuple[int, int] = 200,
+    horizon: Horizon = 200,
+    std: float = 0.0,
+    outer_loss: OuterLoss = mean(),
+    first_order: bool = False,
     chunk: int | None = None,
 ) -> Estimator:
-    """`num_tasks` runs, `truncation` steps each per estimate; state: one Inner [tasks, ...]. A task whose gradient is
-    not finite counts as zero and its run starts anew.
+    """A task whose gradient is not finite counts as zero and its run starts anew.
+
+    num_tasks: runs side by side
+    truncation: steps unrolled and differentiated per estimate
+    horizon: steps of a whole run: a number, a range (log-uniform), or a law
+    std: of the perturbation the gradient is taken at (Metz et al. 2019, section 4: reparameterised); 0: at theta
+    outer_loss: what theta is judged by
+    first_order: drop second derivatives of the inner problem (Andrychowicz et al. 2016); else they are taken in full
+    chunk: runs vectorised at a time per device; null: all
 
     Errors: ValueError for a horizon that is not made of whole truncations, or an argument that is not positive.
     """
-    C.check(num_tasks=num_tasks, chunk=chunk)
-    bounds = C.check_horizon(horizon, truncation)
+    setup = C.setup(
+        task, optimizer, truncation, horizon, outer_loss, first_order=first_order, num_tasks=num_tasks, chunk=chunk
+    )
+    C.check_std(std, least=0.0)
 
-    def init(theta, rank, key):
-        return C.staggered(C.fresh(task, optimizer, theta, bounds, truncation, key), rank, num_tasks, truncation)
+    def init(theta, fraction, key):
+        return C.first(setup, theta, fraction, key)
 
-    def one(theta, inner, data, key):
-        start = C.fresh(task, optimizer, theta, bounds, truncation, key)
-        inner = tree.where(inner.step >= inner.horizon, start, inner)
+    def one(theta, inner, data, call):
+        inner = tree.where(C.ended(inner), C.fresh(setup, theta, call.estimates, call.restart), inner)
 
-        def meta_loss(theta):
-            end, losses = unroll(task, optimizer, theta, inner, data, truncation)
-            return task.normalize(inner.cfg, losses).mean(), (end, losses)
+        def share(theta):
+            end, shares = C.segment(setup, theta, inner, data)
+            return shares.share, (end, shares)
 
-        (loss, (end, losses)), grad = jax.value_and_grad(meta_loss, has_aux=True)(theta)
-        healthy = tree.all_finite((end.params, end.opt_state, losses, grad))
+        grad, (end, shares) = jax.grad(share, has_aux=True)(C.perturbed(theta, call.noise, std))
+        healthy = shares.healthy & tree.all_finite(grad)
         grad = jax.tree.map(lambda g: jnp.where(healthy, g, 0.0), grad)
-        end = end._replace(horizon=jnp.where(healthy, end.horizon, 0))
-        return grad, end, {"meta_loss": loss, "diverged": 1.0 * ~healthy}
+        return grad, C.stopped(end, healthy), C.metrics(shares._replace(healthy=healthy), healthy)
 
-    return Estimator(C.init_tasks(init, num_tasks), C.over_tasks(one, num_tasks, chunk), num_tasks * truncation)
+    return Estimator(*C.over_tasks(init, one, num_tasks, chunk), num_tasks * truncation)

@@ -1,6 +1,7 @@
 """Truncated evolution strategies, antithetic: cheap and, unlike PES, biased (Vicol et al. 2021, section 3).
 
-Each task carries one run. At every truncation two copies of it are unrolled under theta +- eps, and
+Each task carries one run. At every truncation two copies of it are unrolled under theta +- eps, and with L the
+truncation's share of the outer loss
 
     g = eps · (L(+) - L(-)) / (2 std^2)
 
@@ -8,11 +9,10 @@ The copy that felt +eps is carried on. How theta shaped the state that a truncat
 the bias. With horizon = truncation it equals `es`.
 """
 
-import jax
-import jax.numpy as jnp
-
 from metaopt import tree
 from metaopt.estimators import _common as C
+from metaopt.estimators._horizons import Horizon
+from metaopt.estimators._outer_losses import OuterLoss, mean
 from metaopt.types import Estimator, LearnedOptimizer, Task
 
 
@@ -22,31 +22,51 @@ def truncated_es(
     *,
     num_tasks: int = 8,
     truncation: int = 20,
-    horizon: int | tuple[int, int] = 200,
+    horizon: Horizon = 200,
     std: float = 0.01,
+    pairs: int = 1,
+    outer_loss: OuterLoss = mean(),
+    clip_diff: float | None = None,
+    sign_diff: float | None = None,
     chunk: int | None = None,
 ) -> Estimator:
-    """`num_tasks` antithetic pairs, `truncation` steps each per estimate; state: one Inner [tasks, ...].
+    """State: one run per pair.
+
+    num_tasks: members of the family side by side
+    truncation: steps per estimate
+    horizon: steps of a whole run: a number, a range (log-uniform), or a law
+    std: of the perturbations
+    pairs: antithetic pairs per task, all on its member and batches
+    outer_loss: what theta is judged by
+    clip_diff: bound on the difference of a pair's losses; null: none
+    sign_diff: take this times the sign of the difference in its place; null: the difference
+    chunk: pairs vectorised at a time per device; null: all
 
     Errors: ValueError for a horizon that is not made of whole truncations, or an argument that is not positive.
     """
-    C.check(num_tasks=num_tasks, std=std, chunk=chunk)
-    bounds = C.check_horizon(horizon, truncation)
+    setup = C.setup(
+        task,
+        optimizer,
+        truncation,
+        horizon,
+        outer_loss,
+        num_tasks=num_tasks,
+        std=std,
+        pairs=pairs,
+        clip_diff=clip_diff,
+        sign_diff=sign_diff,
+        chunk=chunk,
+    )
 
-    def init(theta, rank, key):
-        return C.staggered(C.fresh(task, optimizer, theta, bounds, truncation, key), rank, num_tasks, truncation)
+    def init(theta, fraction, key):
+        return C.first(setup, theta, fraction, key)
 
-    def one(theta, inner, data, key):
-        noise_key, restart_key = jax.random.split(key)
-        start = C.fresh(task, optimizer, theta, bounds, truncation, restart_key)
-        inner = tree.where(inner.step >= inner.horizon, start, inner)
-        noise = tree.normal_like(noise_key, theta, std)
-        thetas = C.antithetic(theta, noise)
-        pair, losses, healthy = C.unroll_pair(task, optimizer, thetas, C.doubled(inner), data, truncation)
-        params, opt_state = jax.tree.map(lambda x: x[0], (pair.params, pair.opt_state))
-        horizon = jnp.where(healthy, pair.horizon, 0)  # a diverged run starts anew next time
-        inner = pair._replace(params=params, opt_state=opt_state, horizon=horizon)
-        metrics = {"meta_loss": losses.mean(), "diverged": 2.0 * ~healthy}
-        return C.es_gradient(noise, losses, std), inner, metrics
+    def one(theta, inner, data, call):
+        inner = tree.where(C.ended(inner), C.fresh(setup, theta, call.estimates, call.restart), inner)
+        noise = tree.normal_like(call.noise, theta, std)
+        pair, shares = C.unroll_pair(setup, C.antithetic(theta, noise), C.doubled(inner), data)
+        difference, finite = C.difference(shares.share, clip_diff, sign_diff)
+        inner = C.stopped(C.half(pair), shares.healthy)
+        return C.es_gradient(noise, difference, std), inner, C.metrics(shares, finite)
 
-    return Estimator(C.init_tasks(init, num_tasks), C.over_tasks(one, num_tasks, chunk), num_tasks * truncation * 2)
+    return Estimator(*C.over_tasks(init, one, num_tasks, chunk, pairs), 2 * num_tasks * pairs * truncation)

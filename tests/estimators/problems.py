@@ -148,33 +148,43 @@ def whole_run_loss(problem: Problem, theta: object, run: Inner, data: object, st
     return losses.mean()
 
 
-def truncation_losses(problem: Problem, thetas: jax.Array, truncation: int) -> jax.Array:
-    """Mean loss of each truncation [n] of a run under one scalar theta a truncation, thetas [n]; for `dynamics`."""
+def truncation_losses(problem: Problem, thetas: jax.Array, truncation: int, final: bool = False) -> jax.Array:
+    """Shares of the outer loss `mean` (or `final`) of each truncation [n] of a run under one scalar theta a truncation,
+    thetas [n]; for `dynamics`."""
 
     def step(params, theta):
         tx = problem.optimizer.build(theta, None)
         updates, _ = tx.update(params, tx.init(params), params)
         return optax.apply_updates(params, updates), problem.task.loss((), params, (), None)[0]
 
-    _, losses = jax.lax.scan(step, problem.task.init((), None), jnp.repeat(thetas, truncation))
+    end, losses = jax.lax.scan(step, problem.task.init((), None), jnp.repeat(thetas, truncation))
+    if final:
+        at = jnp.append(losses[::truncation], problem.task.loss((), end, (), None)[0])
+        return len(thetas) * jnp.diff(at)
     return losses.reshape(-1, truncation).mean(1)
 
 
-def pes_variance(influence: np.ndarray) -> float:
-    """Variance of the mean PES estimate over one cycle of n truncations of one task in steady state, exactly.
+def pes_variance(influence: np.ndarray, noises: np.ndarray | None = None, analytic: bool = False) -> float:
+    """Variance of the mean estimate of (generalised) PES over one cycle of n truncations of one task in steady state,
+    exactly.
 
-    influence[k, j]: derivative of truncation k's loss by the theta of truncation j, of a run of n truncations whose
-    loss is quadratic in them. Then (L+ - L-) / 2 = sum_j influence[k, j] eps_j exactly, and with z = eps / std
+    influence[k, j]: derivative of truncation k's share by the theta of truncation j, of a run whose shares are
+    quadratic in them. noises[k]: which draw of the noise truncation k feels; each its own by default. With z the draws
+    over std, c[k, i] = 1 for those felt until truncation k, and b[k, i] the derivative by draw i, (L+ - L-) / 2 is
+    std b z exactly, and
 
-        sum_k g_k = sum_k (sum_{i <= k} z_i) (sum_j influence[k, j] z_j) = z'Sz,    Var = 2 tr(S^2),   S symmetric
+        sum_k g_k = sum_k (c_k z) (b_k z) = z'Sz,    Var = 2 tr(S^2),   S symmetric
 
-    A task at age m sees the truncations m to n of one run and the first m of the next, which is independent; all ages
-    are equally frequent.
+    `analytic` takes what a truncation does to itself out of b. A task at age m sees the truncations m to n of one run
+    and the first m of the next, which is independent; all ages are equally frequent.
     """
     n = len(influence)
+    draws = np.eye(n)[np.arange(n) if noises is None else noises]
+    felt = np.maximum.accumulate(draws, axis=0)
+    by_draw = (influence - np.diag(np.diag(influence)) if analytic else influence) @ draws
 
     def piece(start, end):
-        s = np.tril(np.ones((n, n)))[start:end].T @ influence[start:end] / n
+        s = felt[start:end].T @ by_draw[start:end] / n
         s = (s + s.T) / 2
         return 2 * np.sum(s * s)
 

@@ -1,6 +1,7 @@
 """What every estimator promises, whatever its formula."""
 
 import inspect
+import re
 from typing import Any, NamedTuple
 
 import chex
@@ -12,25 +13,24 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metaopt import sharding
-from metaopt.estimators import ESTIMATORS
+from metaopt.estimators import ESTIMATORS, WHOLE_RUNS, minimum
 from metaopt.optimizers.hyper import hyper
 from metaopt.tasks.quadratic import quadratic
 from metaopt.types import Estimator
 from tests.estimators import problems
 
 TASKS, TRUNCATION, HORIZON = 4, 6, 12
-NAMES = sorted(ESTIMATORS)
+NAMES = sorted({factory.__name__ for factory in ESTIMATORS.values()} - {"nres"})  # by default gpes is nres
 
 
 def make(name: str, problem, **arguments: Any) -> Estimator:
-    """The estimator with those of the arguments that it has."""
-    known = inspect.signature(ESTIMATORS[name]).parameters
-    arguments = {"num_tasks": TASKS, "truncation": TRUNCATION, "horizon": HORIZON, "std": 0.1} | arguments
-    return ESTIMATORS[name](problem[0], problem[1], **{k: v for k, v in arguments.items() if k in known})
+    std = {"std": 0.1} if runs_per_task(name) == 2 else {}
+    arguments = {"num_tasks": TASKS, "truncation": TRUNCATION, "horizon": HORIZON} | std | arguments
+    return ESTIMATORS[name](problem[0], problem[1], **arguments)
 
 
 def runs_per_task(name: str) -> int:
-    return 2 if "std" in inspect.signature(ESTIMATORS[name]).parameters else 1
+    return 2 if "pairs" in inspect.signature(ESTIMATORS[name]).parameters else 1
 
 
 class Case(NamedTuple):
@@ -87,7 +87,8 @@ def test_inner_steps_are_those_taken(case):
     case.steps.clear()
     jax.block_until_ready(case.estimate(case.theta, state, jax.random.key(1)))
     jax.effects_barrier()
-    assert len(case.steps) == case.estimator.inner_steps
+    passes = 3 if case.name == "full_grad" else 1  # it computes the states between its pieces twice over
+    assert len(case.steps) == passes * case.estimator.inner_steps
 
 
 def test_equal_keys_equal_estimates(case):
@@ -140,13 +141,13 @@ def test_a_state_that_overflowed_is_a_diverged_run(name):
     """Adam's second moment of a gradient of 1e25 is infinite: finite params, which will never move again."""
     task = problems.make_task(lambda: jnp.ones(()), lambda x: 1e25 * x**2)
     task = task._replace(normalize=lambda cfg, loss: jnp.clip(loss, max=1.0))
-    estimator, theta = make(name, (task, hyper()), truncation=2, horizon=2, num_tasks=1), hyper().init(None)
+    estimator, theta = make(name, (task, hyper()), truncation=2, horizon=2, num_tasks=2), hyper().init(None)
 
     @problems.quick_jit
     def diverged(key):
         return estimator.estimate(theta, estimator.init(theta, key), None, key)[2]["diverged"]
 
-    assert diverged(jax.random.key(0)) == runs_per_task(name)
+    assert diverged(jax.random.key(0)) == 2 * runs_per_task(name)
 
 
 def use_devices(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,12 +190,17 @@ def three_estimates(estimator, problem):
 def test_bad_arguments(name):
     problem = problems.bowl()
     known = inspect.signature(ESTIMATORS[name]).parameters
-    bad = [("num_tasks", 0), ("horizon", 0), ("horizon", -6), ("std", 0.0), ("std", float("nan")), ("chunk", 0)]
-    bad += [("truncation", 0), ("horizon", 13), ("horizon", (6, 13)), ("horizon", (12, 6))] * ("truncation" in known)
+    bad = [("num_tasks", 0), ("horizon", 0), ("horizon", -6), ("std", -0.1), ("std", float("nan")), ("chunk", 0)]
+    bad += [("truncation", 0), ("horizon", 13), ("horizon", (6, 13)), ("horizon", (12, 6)), ("pairs", 0)]
+    bad += [("clip_diff", 0.0), ("sign_diff", -1.0), ("period", 0), ("period", 9)]
+    bad += [("std", 0.0)] * (runs_per_task(name) == 2)
     for argument, value in bad:
         if argument in known:
-            with pytest.raises(ValueError, match=rf"^{argument}: .*{value}".replace("(", r"\(").replace(")", r"\)")):
+            with pytest.raises(ValueError, match=rf"^{argument}: .*{re.escape(str(value))}"):
                 make(name, problem, **{argument: value})
+    if name not in WHOLE_RUNS:
+        with pytest.raises(ValueError, match=r"^outer_loss: minimum is of whole runs: use es or full_grad"):
+            make(name, problem, outer_loss=minimum())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -210,7 +216,7 @@ def test_defaults_make_an_estimator(name):
 def test_the_meta_loss_falls(name):
     """Learns to raise a learning rate that is far too small, in 40 outer steps; against the same runs and keys
     with a theta that stays. Stable under `scan`, too."""
-    task, optimizer, outer = quadratic(dim=4), hyper("sgd", {"learning_rate": 1e-3}), optax.adam(0.2)
+    task, optimizer, outer = quadratic(dim=4, condition=2.0), hyper("sgd", {"learning_rate": 1e-3}), optax.adam(0.1)
     estimator = make(name, (task, optimizer), num_tasks=8, truncation=5, horizon=10)
 
     @problems.quick_jit
@@ -231,4 +237,4 @@ def test_the_meta_loss_falls(name):
     moved, after = train(1.0, jax.random.key(0))
     assert float(still["learning_rate"]) == pytest.approx(np.log(1e-3))
     assert moved["learning_rate"] > np.log(0.01)
-    assert after < 0.7 * before
+    assert after < 0.9 * before
