@@ -41,7 +41,7 @@ def list_(data_dir: DataDir = None) -> None:
         "kind",
         "a row",
         "rows: training + test",
-        "from",
+        Column("from", overflow="fold"),
         title="data sets",
         title_justify="left",
     )

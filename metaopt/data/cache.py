@@ -52,6 +52,7 @@ def digest(arrays: Arrays) -> str:
 
 def save(name: str, arrays: Arrays, origin: dict[str, Any]) -> dict[str, Any]:
     """Writes a data set and returns its origin, to which "sha256" and "arrays" (dtypes and shapes) were added."""
+    arrays = dict(sorted(arrays.items(), key=lambda item: (item[0].startswith("test_"), item[0])))
     shapes = {key: [array.dtype.name, *array.shape] for key, array in arrays.items()}
     origin = {**origin, "sha256": digest(arrays), "arrays": shapes}
 

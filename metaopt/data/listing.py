@@ -51,7 +51,12 @@ def _known(name: str) -> Row:
     try:
         return Row(name, *facts, images.place(name))
     except DataError:
-        return Row(name, *facts, "absent", f"{known.ways}prepare TFDS's {known.tfds}")
+        return Row(
+            name,
+            *facts,
+            "absent",
+            f"{known.ways}prepare TFDS's {known.tfds}, then `metaopt data import tfds:{known.tfds}`",
+        )
 
 
 def _imported(name: str) -> Row:

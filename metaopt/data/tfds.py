@@ -68,7 +68,8 @@ def arrays(name: str) -> Arrays:
 def _nearest(name: str) -> str:
     known = names()
     near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]!r}? There: {', '.join(known)})" if near else f" (there: {', '.join(known) or '-'})"
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f" ({hint}There: {', '.join(known) or 'nothing'})"
 
 
 def _ways(name: str) -> str:

@@ -162,7 +162,7 @@ def test_an_absent_one_says_how(tfds_dir):
         DataError, match="not in .*did you mean 'tiny_squares'.*download_and_prepare.*metaopt data import"
     ):
         tfds.prepared("tiny_square")
-    assert "TFDS_DATA_DIR" in available("tfds:mnist") and "there: tiny_photos," in available("tfds:mnist")
+    assert "TFDS_DATA_DIR" in available("tfds:mnist") and "There: tiny_photos," in available("tfds:mnist")
 
 
 @pytest.fixture
