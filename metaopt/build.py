@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from metaopt import config as configs
+from metaopt import outer as outers
 from metaopt import runner, schedules, sharding, train, weights
+from metaopt.begin import beginning, keyed, with_copies
 from metaopt.checkpoint import CheckpointError, read_reference, save_weights, write_atomic
 from metaopt.data import DataError
 from metaopt.entry import Entry
-from metaopt.estimators import ESTIMATORS
+from metaopt.estimators import ESTIMATORS, HORIZONS, OUTER_LOSSES
 from metaopt.evaluate.report import write_report
 from metaopt.evaluate.suite import Evaluation, Row, evaluate_suite, validate
 from metaopt.evaluate.summary import summarize
@@ -41,15 +44,29 @@ def task(entry: Entry, key: str = "task") -> Task:
 
 
 def estimator(entry: Entry, of: Task, learned: LearnedOptimizer) -> Estimator:
-    return _make("estimator", entry.name, ESTIMATORS[entry.name], of, learned, **entry.kwargs)
+    arguments = dict(entry.kwargs)
+    for key, registry in (("horizon", HORIZONS), ("outer_loss", OUTER_LOSSES)):
+        if isinstance(value := arguments.get(key), Entry):
+            arguments[key] = _make(f"estimator.{key}", value.name, registry[value.name], **value.kwargs)
+    return _make("estimator", entry.name, ESTIMATORS[entry.name], of, learned, **arguments)
 
 
-def outer(settings: configs.Outer, steps: int) -> optax.GradientTransformation:
-    """The optax optimizer of the config on its schedule over `steps`, behind the clip of the global norm."""
-    rate = schedules.schedule(settings.schedule, settings.learning_rate, steps, settings.warmup)
-    entry = settings.optimizer
-    tx = _make("outer.optimizer", entry.name, getattr(optax, entry.name), rate, **entry.kwargs)
-    return tx if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), tx)
+def outer(settings: configs.Outer, steps: int) -> optax.GradientTransformationExtraArgs:
+    """Mean over `accumulate` outer steps -> clip of each coordinate -> clip of the global norm -> the optimizer.
+
+    Update u = 0, 1, ... has the learning rate of the schedule over `steps` at outer step u · accumulate, the first of
+    those it is made of. An optimizer that counts its updates counts steps / accumulate.
+    """
+    entry, every = settings.optimizer, settings.accumulate
+    schedule = schedules.schedule(settings.schedule, settings.learning_rate, steps, settings.warmup)
+    key, updates = "outer.optimizer", steps // every
+    with keyed(f"{key}.weights"):
+        tx = _make(key, entry.name, outers.make, entry.name, lambda u: schedule(every * u), updates, **entry.kwargs)
+    if settings.clip is not None:
+        tx = optax.chain(optax.clip_by_global_norm(settings.clip), tx)
+    if settings.clip_value is not None:
+        tx = optax.chain(optax.clip(settings.clip_value), tx)
+    return outers.accumulated(tx, every)
 
 
 def families(config: configs.RunConfig, learned: LearnedOptimizer) -> list[train.Family]:
@@ -94,9 +111,8 @@ def run(config: configs.RunConfig, out: str | Path, resume: bool = False) -> Non
     Raises RunError, DataError or CheckpointError for all that the user must see, runner.Interrupted after a signal.
     """
     out, console = Path(out), _console()
-    resolved = configs.resolved(config)
-    if runner.claim(out, resolved, configs.to_yaml(config), lambda path: configs.resolved(configs.load(path)), resume):
-        runner.run(_plan(config, resolved, console), out, console)
+    if runner.wanted(out, configs.resolved(config), lambda path: configs.resolved(configs.load(path)), resume):
+        runner.run(_plan(config, out, console), out, console)
         report(out)
     elif not (out / "report.html").exists():
         report(out)
@@ -147,11 +163,17 @@ def report(folder: str | Path) -> None:
         raise RunError(str(error)) from None
 
 
-def _plan(config: configs.RunConfig, resolved: dict[str, Any], console: Console) -> runner.Plan:
-    learned = optimizer(config.optimizer)
+def _plan(config: configs.RunConfig, out: Path, console: Console) -> runner.Plan:
+    text, resolved = configs.to_yaml(config), configs.resolved(config)
+    meta = {"optimizer": resolved["optimizer"], "config": resolved}
+    if runner.begun(out):
+        config = with_copies(config, out)
+    learned, whole, copies = beginning(config, optimizer(config.optimizer), meta)
     members = families(config, learned)
-    init, step = train.make_train(learned, members, outer(config.outer, config.steps))
+    init, step = train.make_train(learned, members, _outer_for(learned, config))
     return runner.Plan(
+        config=text,
+        copies=copies,
         init=init,
         step=step,
         data=place(members),
@@ -161,12 +183,29 @@ def _plan(config: configs.RunConfig, resolved: dict[str, Any], console: Console)
         chunk=config.chunk,
         checkpoint_every=config.checkpoint_every,
         seed=config.seed,
-        meta={"optimizer": resolved["optimizer"], "config": resolved},
+        meta=meta,
+        whole=whole,
         validate=_validation(config, learned, console),
         valid_every=config.valid.every if config.valid else config.steps,
         finish=_heldout(config, learned, console),
         tensorboard=config.tensorboard,
     )
+
+
+def _outer_for(learned: LearnedOptimizer, config: configs.RunConfig) -> optax.GradientTransformationExtraArgs:
+    """The outer optimizer, traced once on theta's shapes: one that cannot run on it is an error before anything runs."""
+    tx = outer(config.outer, config.steps)
+
+    def update(key: jax.Array) -> PyTree:
+        theta = learned.init(key)
+        return tx.update(theta, tx.init(theta), theta, value=jnp.zeros(()))
+
+    try:
+        jax.eval_shape(update, jax.random.key(0))
+    except Exception as error:  # whatever goes wrong in code that is not ours
+        message = f"outer.optimizer ({config.outer.optimizer.name}): cannot update this theta: {error}"
+        raise RunError(message) from error
+    return tx
 
 
 def _validation(
@@ -230,7 +269,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=140)
 
 
-def _make(key: str, name: str, factory: Any, *args: Any, **kwargs: Any) -> Any:
+def _make(key: str, name: str, factory: Any, /, *args: Any, **kwargs: Any) -> Any:
     try:
         return factory(*args, **kwargs)
     except (TypeError, ValueError) as error:

@@ -41,6 +41,7 @@ class Registry(StrEnum):
     suites = auto()
     datasets = auto()
     schedules = auto()
+    outer = auto()
 
 
 @app.command()
@@ -190,6 +191,8 @@ def _factories(kind: Registry) -> Table:
         arguments = escape(_arguments(kind, factory))
         about = escape(factory.headline) + (f"\n[dim]{arguments}[/]" if arguments else "")
         table.add_row(f"[bold]{name}[/]", *(_facts(facts.get(name)) if facts else ()), about)
+    if kind is Registry.outer:
+        table.caption = f"and optax's: {', '.join(registry.reexports(*registry.OPTAX))}"
     return table
 
 

@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from metaopt import registry
 from metaopt.entry import Entry, NameOf, Of, WeightedEntry, fail, lookup, nearest, problem
-from metaopt.registry import OPTAX, keywords
+from metaopt.overrides import BadOverride, Dumper, Loader, apply, show
+from metaopt.registry import OUTER, keywords
 
 __all__ = [
     "ConfigError",
@@ -66,13 +76,26 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Outer(_Section):
     """The optimizer of theta."""
 
-    optimizer: Annotated[Entry, Of(OPTAX)] = Field(
-        default=Entry(name="adam"), description="any optax optimizer and its keywords, but for learning_rate"
+    optimizer: Annotated[Entry, Of(OUTER)] = Field(
+        default=Entry(name="adam"), description="learned, or any optax optimizer, with keywords but for learning_rate"
     )
-    learning_rate: Positive = Field(default=1e-3, description="peak of the schedule")
+    learning_rate: Positive = Field(
+        default=1e-3, description="peak of the schedule; for learned a factor of its updates, by default 1.0"
+    )
     schedule: Annotated[str, NameOf("schedules")] = Field(default="constant", description="schedule over `steps`")
     warmup: int = Field(default=0, ge=0, description="outer steps of linear warm-up in front of the schedule")
+    accumulate: Count = Field(default=1, description="outer steps whose mean meta-gradient makes one update of theta")
+    clip_value: Positive | None = Field(
+        default=None, description="clip of each coordinate of the meta-gradient, before the global one; null: none"
+    )
     clip: Positive | None = Field(default=None, description="global-norm clip of the meta-gradient; null: none")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learned_steps_stay(cls, raw: Any) -> Any:
+        optimizer = raw.get("optimizer") if isinstance(raw, dict) else None
+        name = optimizer.get("name") if isinstance(optimizer, dict) else optimizer
+        return {"learning_rate": 1.0, **raw} if name == "learned" else raw
 
 
 class Valid(_Section):
@@ -98,6 +121,11 @@ class RunConfig(_Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     steps: Count = Field(default=1000, description="outer steps")
     optimizer: Annotated[Entry, Of("optimizers")] = Field(description="the learned optimizer")
+    start: str | None = Field(default=None, description="weights where theta begins: run folder or file; null: fresh")
+    freeze: str | None = Field(
+        default=None,
+        description="regular expression, searched for in paths of theta's leaves: which stay as they are; null: none",
+    )
     estimator: Annotated[Entry, Of("estimators")] = Field(description="the estimator of the meta-gradient")
     tasks: tuple[Annotated[WeightedEntry, Of("tasks")], ...] = Field(
         strict=False, description="families of inner problems", json_schema_extra={"minItems": 1}
@@ -115,12 +143,24 @@ class RunConfig(_Section):
         fail([] if tasks else [problem((), "at least one task", "none")])
         return tasks
 
+    @field_validator("freeze")
+    @classmethod
+    def _is_pattern(cls, freeze: str | None) -> str | None:
+        try:
+            re.compile(freeze or "")
+        except re.error as error:
+            fail([problem((), f"a regular expression ({error})", freeze)])
+        return freeze
+
     @field_validator("outer")
     @classmethod
-    def _warmup_ends(cls, outer: Outer, info: ValidationInfo) -> Outer:
-        steps = info.data.get("steps")
+    def _fits_steps(cls, outer: Outer, info: ValidationInfo) -> Outer:
+        steps, problems = info.data.get("steps"), []
         if steps is not None and outer.warmup > steps:
-            fail([problem(("warmup",), f"at most steps ({steps})", outer.warmup)])
+            problems.append(problem(("warmup",), f"at most steps ({steps})", outer.warmup))
+        if steps is not None and steps % outer.accumulate:
+            problems.append(problem(("accumulate",), f"a divisor of steps ({steps})", outer.accumulate))
+        fail(problems)
         return outer
 
     @field_validator("heldout")
@@ -147,7 +187,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Reads a config file and applies overrides `a.b.c=value`. Raises ConfigError with everything that is wrong."""
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise ConfigError([Problem(str(path), "", "a readable file", error.strerror or str(error))]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -167,14 +207,14 @@ def entry(kind: str, raw: Any, origin: str, overrides: Iterable[str] = ()) -> En
 
 def _validated(kind: Any, raw: Any, origin: str, overrides: Iterable[str]) -> Any:
     if not isinstance(raw, dict):
-        raise ConfigError([Problem(origin, "", "a mapping", _show(raw))])
+        raise ConfigError([Problem(origin, "", "a mapping", show(raw))])
     raw = deepcopy(raw)
     problems: list[Problem] = []
     given = {}
     for override in overrides:
         try:
-            given[_apply(raw, override)] = f"override {override}"
-        except _BadOverride as error:
+            given[apply(raw, override)] = f"override {override}"
+        except BadOverride as error:
             problems.append(Problem(f"override {override}", *error.args))
     try:
         value = TypeAdapter(kind).validate_python(raw)
@@ -200,7 +240,7 @@ def resolved(config: RunConfig) -> dict[str, Any]:
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved config as a file that can be launched again as it is."""
-    return yaml.dump(resolved(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
+    return yaml.dump(resolved(config), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=120)
 
 
 def json_schema() -> dict[str, Any]:
@@ -221,7 +261,7 @@ def _problem(origin: str, details: ErrorDetails) -> Problem:
     if details["type"] == "metaopt":
         at = details["loc"]
         at = at[1:] if at[:2] == ("heldout", "tasks") else at  # the held-out rule is checked there, broken here
-        return Problem(origin, ".".join(map(str, at)), context["expected"], _show(context["given"]), context["nearest"])
+        return Problem(origin, ".".join(map(str, at)), context["expected"], show(context["given"]), context["nearest"])
     key = ".".join([*parents, last])
     if details["type"] == "extra_forbidden":
         valid = SECTIONS[".".join(parents)].model_fields
@@ -229,67 +269,4 @@ def _problem(origin: str, details: ErrorDetails) -> Problem:
     if details["type"] == "missing":
         return Problem(origin, key, "a value", "nothing")
     expected = re.sub(r"^Input should (be )?|^(\w+) should ", "", details["msg"])
-    return Problem(origin, key, expected, _show(details["input"]))
-
-
-def _show(value: Any) -> str:
-    return "nothing" if value is None else value if isinstance(value, str) else repr(value)
-
-
-class _BadOverride(Exception):
-    """args: key, expected, given."""
-
-
-def _apply(raw: dict[str, Any], override: str) -> str:
-    """Sets one value in place and returns its dotted key."""
-    path, equals, text = override.partition("=")
-    parts = path.split(".")
-    if not equals or not all(parts):
-        raise _BadOverride("", "key=value or key.key=value", override)
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise _BadOverride(path, "a YAML value", text) from None
-    node: Any = raw
-    for depth, part in enumerate(parts[:-1]):
-        key = _key(node, part, parts[:depth])
-        if isinstance(node, dict) and node.get(key) is None:
-            node[key] = {"name": "adam"} if parts[: depth + 1] == ["outer", "optimizer"] else {}
-        elif isinstance(node[key], str):
-            node[key] = {"name": node[key]}  # the short form of an entry
-        node = node[key]
-    node[_key(node, parts[-1], parts[:-1])] = value
-    return path
-
-
-def _key(node: Any, part: str, path: list[str]) -> str | int:
-    """`part` as a key of a dict or an index of a list."""
-    if isinstance(node, dict):
-        return part
-    where = ".".join(path)
-    if not isinstance(node, list):
-        raise _BadOverride(f"{where}.{part}", f"an existing key: {where} holds a value", _show(node))
-    if not part.isdecimal() or int(part) >= len(node):
-        raise _BadOverride(f"{where}.{part}", f"an index of {where}, 0 to {len(node) - 1}", part)
-    return int(part)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that `_Loader` would take for numbers."""
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
-    )
+    return Problem(origin, key, expected, show(details["input"]))

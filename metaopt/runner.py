@@ -4,11 +4,19 @@ A run is cut into chunks that end at multiples of `chunk` (and at the last step)
 ends of chunks, at outer steps that depend on the config alone. Whatever interrupts a run, the resumed one therefore
 makes the same device calls from the same state, and ends bit for bit where it would have ended.
 
-    config.yaml         the resolved config, first of all      metrics.jsonl        a line per outer step
+    config.yaml         the resolved config, written first     metrics.jsonl        a line per outer step
     environment.json    versions, devices, one per start       checkpoints/         the last three run states
     theta.safetensors   the best weights by validation         last.safetensors     the last weights
     evaluation.json     the comparison on held-out tasks       summary.json         written last: the run is over
     report.html, curves.png                                    made of the others
+
+Weights that a run begins with are copied into the folder, just before config.yaml, and a resumed run reads the copies:
+what the config names may be changed or removed meanwhile, and frozen leaves are in no checkpoint.
+
+    start.safetensors   theta before the first step, if `start` or `freeze` is given
+    outer.safetensors   the outer optimizer's weights, if it is a learned one
+
+theta.safetensors and last.safetensors hold the whole theta, frozen leaves included; `checkpoints/` the trained part.
 """
 
 import json
@@ -34,6 +42,8 @@ from metaopt.types import PyTree
 class Plan(NamedTuple):
     """A run as built from its config."""
 
+    config: str  # the text of config.yaml
+    copies: dict[str, tuple[PyTree, dict[str, Any]]]  # files of weights to begin with: (theta, metadata)
     init: Init
     step: Step
     data: tuple[PyTree, ...]
@@ -44,16 +54,17 @@ class Plan(NamedTuple):
     checkpoint_every: int
     seed: int
     meta: dict[str, Any]  # of the weights files
-    validate: Callable[[PyTree], float] | None  # theta -> score, lower is better
+    whole: Callable[[PyTree], PyTree]  # the trained part of theta, which the train state holds -> theta
+    validate: Callable[[PyTree], float] | None  # trained part of theta -> score, lower is better
     valid_every: int
-    finish: Callable[[Path, PyTree, dict[str, Any]], dict[str, Any]]  # (folder, best theta, summary) -> summary
+    finish: Callable[[Path, PyTree, dict[str, Any]], dict[str, Any]]  # (folder, best trained part, summary)
     tensorboard: bool
 
 
 class Progress(NamedTuple):
     """What a checkpoint holds beside the train state."""
 
-    best: PyTree  # theta
+    best: PyTree  # trained part of theta
     best_step: int | None = None  # None: no validation yet
     best_score: float | None = None
     score: float | None = None  # the last
@@ -64,20 +75,22 @@ class Interrupted(SystemExit):
     """A signal has ended a run, after saving. The exit code is 128 + signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
-def claim(out: Path, config: dict[str, Any], text: str, load: Callable[[Path], dict[str, Any]], resume: bool) -> bool:
-    """Makes the folder this run's; False when the run in it is already over.
+def begun(out: Path) -> bool:
+    """Whether there is a run in the folder."""
+    return (out / "config.yaml").exists()
 
-    `config` is resolved, `text` is how it is written, `load` reads one from a file. Raises RunError for a folder with
-    a run in it when `resume` is False, or with the run of another config when it is True.
+
+def wanted(out: Path, config: dict[str, Any], load: Callable[[Path], dict[str, Any]], resume: bool) -> bool:
+    """Whether there is something to run for the folder; False when the run in it is already over.
+
+    `config` is resolved, `load` reads one from a file. Raises RunError for a folder with a run in it when `resume` is
+    False, or with the run of another config when it is True.
     """
-    path = out / "config.yaml"
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomic(path, text.encode())
+    if not begun(out):
         return True
     if not resume:
         raise RunError(f"{out} already holds a run: go on with it by --resume, choose another --out, or remove it")
-    ours, theirs = _flat(config), _flat(load(path))
+    ours, theirs = _flat(config), _flat(load(out / "config.yaml"))
     keys = [key for key in {**theirs, **ours} if ours.get(key, _MISSING) != theirs.get(key, _MISSING)]
     if keys:
         lines = [f"{key}: {theirs.get(key, _MISSING)!r} there, {ours.get(key, _MISSING)!r} here" for key in keys]
@@ -93,6 +106,7 @@ def run(plan: Plan, out: Path, console: Console) -> dict[str, Any]:
 
     Raises Interrupted after Ctrl-C or SIGTERM: the chunk is finished and saved, and the way to go on printed.
     """
+    _begin(plan, out)
     state, progress = _restore(plan, out, console)
     writers = _writers(plan, out, int(state.step))
     record.write_environment(out / "environment.json")
@@ -111,6 +125,15 @@ def run(plan: Plan, out: Path, console: Console) -> dict[str, Any]:
         raise Interrupted(128 + signal.SIGINT) from None
     checkpoint.write_atomic(out / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _begin(plan: Plan, out: Path) -> None:
+    """Makes the folder this run's, if it is not."""
+    if not begun(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for file, content in plan.copies.items():
+            checkpoint.save_weights(out / file, *content)
+        checkpoint.write_atomic(out / "config.yaml", plan.config.encode())
 
 
 def _restore(plan: Plan, out: Path, console: Console) -> tuple[TrainState, Progress]:
@@ -202,8 +225,9 @@ def _save(plan: Plan, out: Path, state: TrainState, progress: Progress) -> None:
 def _save_weights(plan: Plan, out: Path, state: TrainState, progress: Progress) -> None:
     last = int(state.step)
     best_step = last if progress.best_step is None else progress.best_step
-    checkpoint.save_weights(out / "last.safetensors", state.theta, {**plan.meta, "outer_step": last})
-    checkpoint.save_weights(out / "theta.safetensors", _best(state, progress), {**plan.meta, "outer_step": best_step})
+    best = plan.whole(_best(state, progress))
+    checkpoint.save_weights(out / "last.safetensors", plan.whole(state.theta), {**plan.meta, "outer_step": last})
+    checkpoint.save_weights(out / "theta.safetensors", best, {**plan.meta, "outer_step": best_step})
 
 
 def _best(state: TrainState, progress: Progress) -> PyTree:

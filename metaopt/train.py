@@ -2,6 +2,8 @@
 
     g_i = sum_f w_f g_{f,i} / sum_f w_f        theta_{i+1} = theta_i + outer(g_i)
 
+The outer optimizer also gets the meta-loss, averaged as g_i is, as `value`.
+
 One device call takes `length` outer steps in one `lax.scan`; every family is inside that one computation. The
 randomness of outer step i is `fold_in(key, i)`: a run that is cut into other chunks, or resumed, repeats bit for bit.
 """
@@ -53,18 +55,19 @@ def make_train(
     init(key) -> TrainState
     step(state, data, length) -> (state, metrics): `length` (static) outer steps. `data` holds one entry per family;
       `state` is donated, so use the returned one. Metrics are arrays [length] float32: `meta_loss` (weighted mean of
-      the families'), `grad_norm` (of the averaged gradient, before the outer optimizer), `diverged` (inner runs
+      the families'), `grad_norm` (of g_i, before clips and the outer optimizer), `diverged` (inner runs
       reset, all families), `skipped` (families whose gradient was not finite and counted as zero), and every metric
       of an estimator as `FAMILY/metric`.
 
     Raises ValueError for no families, equal names, or weights that are not finite and positive.
     """
     _check(families)
+    outer = optax.with_extra_args_support(outer)
     weights = [family.weight / sum(f.weight for f in families) for family in families]
 
     def init(key: jax.Array) -> TrainState:
-        theta_key, run_key, *family_keys = jax.random.split(key, 2 + len(families))
-        theta = optimizer.init(theta_key)
+        _, run_key, *family_keys = jax.random.split(key, 2 + len(families))
+        theta = first_theta(optimizer, key, len(families))
         states = tuple(f.estimator.init(theta, k) for f, k in zip(families, family_keys, strict=True))
         return TrainState(theta, outer.init(theta), states, jnp.zeros((), jnp.int32), run_key)
 
@@ -80,10 +83,10 @@ def make_train(
             states.append(family_state)
             metrics |= {f"{family.name}/{name}": value for name, value in values.items()}
         grad = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *grads)
-        updates, outer_state = outer.update(grad, state.outer, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
         losses = jnp.stack([metrics[f"{f.name}/meta_loss"] for f in families])
         metrics["meta_loss"] = jnp.sum(jnp.asarray(weights) * losses)
+        updates, outer_state = outer.update(grad, state.outer, state.theta, value=metrics["meta_loss"])
+        theta = optax.apply_updates(state.theta, updates)
         metrics["diverged"] = jnp.stack([metrics[f"{f.name}/diverged"] for f in families]).sum()
         metrics["grad_norm"] = optax.tree.norm(grad)
         metrics["skipped"] = len(families) - jnp.stack(finite).sum()
@@ -94,6 +97,11 @@ def make_train(
         return jax.lax.scan(lambda carry, _: one_step(carry, data), state, None, length)
 
     return jax.jit(init), jax.jit(step, static_argnums=2, donate_argnums=0)
+
+
+def first_theta(optimizer: LearnedOptimizer, key: jax.Array, families: int) -> PyTree:
+    """Theta as `init(key)` of a run with so many families has it."""
+    return optimizer.init(jax.random.split(key, 2 + families)[0])
 
 
 def _check(families: Sequence[Family]) -> None:

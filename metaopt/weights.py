@@ -77,13 +77,16 @@ def find(name_or_path: str | Path) -> Path:
         if not (path / "theta.safetensors").is_file():
             raise CheckpointError(f"{path} holds no theta.safetensors: not a run folder, or no weights saved yet")
         return path / "theta.safetensors"
-    if path.suffix == ".safetensors" or path.is_file():
+    if path.is_file():
         return path
     names = sorted(file.stem for file in PRETRAINED.glob("*.safetensors"))
     if str(name_or_path) in names:
         return PRETRAINED / f"{name_or_path}.safetensors"
-    near = difflib.get_close_matches(str(name_or_path), names, 1)
+    runs = [str(file.parent) for file in path.parent.glob("*/theta.safetensors")]
+    near = difflib.get_close_matches(str(path), [*names, *runs, *map(str, path.parent.glob("*.safetensors"))], 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path}: no such file{hint}")
     known = ", ".join(names) or "none yet"
     raise CheckpointError(
         f"no weights {str(name_or_path)!r}: give a .safetensors file, a run folder, or a name that ships with metaopt "

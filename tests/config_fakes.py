@@ -21,6 +21,7 @@ def image(dataset: str = "digits", hidden: tuple[int, ...] = (32,)): "An image t
 def quad(dims: int = 10): "A quadratic."
 def digits(): "Digits."
 def wine(): "Wine."
+def learned(learning_rate, num_steps, /, weights: str): "A learned optimizer."
 def constant(peak: float, steps: int): "Constant."
 def cosine(peak: float, steps: int): "Cosine."
 OPTIMIZERS = {"net": net, "bare": bare, "mixed": mixed, "wrap": partial(wrap, base=net(hidden=6))}
@@ -28,6 +29,7 @@ ESTIMATORS = {"pes": pes}
 TASKS = {"image": image, "quad": quad}
 DATASETS = {"digits": digits, "wine": wine}
 SCHEDULES = {"constant": constant, "cosine": cosine}
+OUTER = {"learned": learned}
 SUITES = {"valid_small": ({"name": "quad", "dims": 3},), "heldout_small": ({"name": "image", "dataset": "wine"},)}
 '''
 MINIMAL = {"optimizer": "net", "estimator": "pes", "tasks": [{"name": "image"}]}

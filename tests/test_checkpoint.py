@@ -74,9 +74,11 @@ def test_unusable_weights_files(tmp_path):
 
 
 def state_like(value: float):
-    """What run states hold: named tuples, typed keys alone and in arrays, empty and low-precision leaves, nothing."""
+    """What run states hold: named tuples, typed keys alone and in arrays, empty and low-precision leaves, nothing; and
+    the trained part of a theta, by path."""
     return {
         "theta": THETA,
+        "part": {"net/0/w": jnp.full((2,), value), "net/0/b": jnp.full((3,), -value)},
         "outer": optax.adam(1e-3).init({"a": jnp.full((3,), value)}),
         "key": jax.random.key(int(value)),
         "keys": jax.random.split(jax.random.key(1, impl="rbg"), 4),

@@ -86,20 +86,20 @@ def test_all_errors_at_once() -> None:
         "estimator.stdd: expected a keyword of pes (num_tasks, truncation, horizon, std, clip), got stdd; "
         "did you mean std?",
         "estimator.task: expected no task here, the program supplies it, got 1",
-        "estimator.num_tasks: expected a positive number, got 0",
-        "estimator.horizon: expected a multiple of truncation (20), got (210, 100)",
         "estimator.horizon: expected the shorter horizon first, got (210, 100)",
+        "estimator.horizon: expected a multiple of truncation (20), got (210, 100)",
+        "estimator.num_tasks: expected a positive number, got 0",
         "tasks.0.dataset: expected one of digits, wine or tfds:NAME, got digit; did you mean digits?",
         "tasks.1.weight: expected greater than 0, got -1",
         "tasks.2: expected a valid dictionary or instance of WeightedEntry, got 3",
-        "outer.optimizer.name: expected the name of an optax optimizer, got adm; did you mean adam?",
+        "outer.optimizer.name: expected learned or the name of an optax optimizer, got adm; did you mean adam?",
         "outer.schedule: expected one of constant, cosine, got cosin; did you mean cosine?",
         "outer.clip: expected greater than 0, got 0.0",
         "valid.suite: expected one of valid_small, heldout_small, got valid_smal; did you mean valid_small?",
         "valid.every: expected a valid integer, got often",
         "heldout.step: expected one of suite, steps, seeds, got step; did you mean steps?",
-        "seeed: expected one of seed, steps, optimizer, estimator, tasks, outer, chunk, checkpoint_every, valid, "
-        "heldout, tensorboard, got seeed; did you mean seed?",
+        "seeed: expected one of seed, steps, optimizer, start, freeze, estimator, tasks, outer, chunk, "
+        "checkpoint_every, valid, heldout, tensorboard, got seeed; did you mean seed?",
     ]
 
 
@@ -133,10 +133,30 @@ def test_heldout_tasks_are_never_trained_on() -> None:
     assert parse(tasks=tasks, heldout=None).heldout is None
 
 
-def test_warmup_ends_before_the_run() -> None:
-    assert errors("outer.warmup=11", steps=10) == [
-        "override outer.warmup=11: outer.warmup: expected at most steps (10), got 11"
+def test_what_has_to_go_with_the_number_of_steps() -> None:
+    assert errors("outer.warmup=11", "outer.accumulate=4", steps=10) == [
+        "override outer.warmup=11: outer.warmup: expected at most steps (10), got 11",
+        "override outer.accumulate=4: outer.accumulate: expected a divisor of steps (10), got 4",
     ]
+    assert parse("outer.accumulate=5", steps=10).outer.accumulate == 5
+
+
+def test_a_learned_outer_optimizer() -> None:
+    run = parse(outer={"optimizer": {"name": "learned", "weights": "runs/a"}})
+    assert run.outer.optimizer.kwargs == {"weights": "runs/a"} and run.outer.learning_rate == 1.0
+    assert parse("outer.optimizer={name: learned, weights: a}", "outer.learning_rate=2").outer.learning_rate == 2.0
+    assert parse(outer={"optimizer": "sgd"}).outer.learning_rate == parse().outer.learning_rate == 1e-3
+    assert errors(outer={"optimizer": "learned"}) == [
+        "run.yaml: outer.optimizer.weights: expected a value: learned needs weights: str, got nothing"
+    ]
+    (line,) = errors(outer={"optimizer": {"name": "learned", "weights": "a", "num_steps": 3}})
+    assert line == "run.yaml: outer.optimizer.num_steps: expected no num_steps here, the program supplies it, got 3"
+
+
+def test_freeze_is_a_regular_expression() -> None:
+    assert parse(freeze="^lstm/").freeze == "^lstm/"
+    (line,) = errors(freeze="a(", start=3)[1:]
+    assert line.startswith("run.yaml: freeze: expected a regular expression (missing ), unterminated subpattern")
 
 
 def test_overrides() -> None:

@@ -104,5 +104,5 @@ def test_json_schema() -> None:
     assert all("weight" in entry["properties"] for entry in tasks if "title" in entry)
     outer = schema["$defs"]["Outer"]["properties"]
     assert outer["schedule"]["enum"] == ["constant", "cosine"]
-    assert {"adam", "sgd", "lamb"} <= {entry.get("title") for entry in outer["optimizer"]["anyOf"]}
+    assert {"learned", "adam", "sgd", "lamb"} <= {entry.get("title") for entry in outer["optimizer"]["anyOf"]}
     assert json.dumps(schema) and schema["additionalProperties"] is False

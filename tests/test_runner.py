@@ -34,6 +34,8 @@ INIT, STEP = make_train(
     optax.adam(optax.cosine_decay_schedule(0.1, 11)),
 )
 PLAN = runner.Plan(
+    config=TEXT,
+    copies={"start.safetensors": ({"w": jnp.ones(3)}, {"outer_step": 0})},
     init=INIT,
     step=STEP,
     data=(None,),
@@ -44,6 +46,7 @@ PLAN = runner.Plan(
     checkpoint_every=3,
     seed=5,
     meta={"optimizer": {"name": "fake"}},
+    whole=lambda theta: theta,
     validate=lambda theta: float(np.abs(np.asarray(theta["w"])).sum()),
     valid_every=4,
     finish=lambda folder, theta, summary: {**summary, "heldout": "done"},
@@ -54,7 +57,7 @@ PLAN = runner.Plan(
 def run(out: Path, plan: runner.Plan = PLAN, resume: bool = False) -> str:
     """Returns what was printed."""
     console = Console(file=io.StringIO(), width=200)
-    if runner.claim(out, CONFIG, TEXT, lambda path: json.loads(path.read_text()), resume):
+    if runner.wanted(out, CONFIG, lambda path: json.loads(path.read_text()), resume):
         runner.run(plan, out, console)
     return console.file.getvalue()
 
@@ -80,7 +83,7 @@ def assert_same(out: Path, whole: Path) -> None:
 def test_the_folder_of_a_run(whole):
     assert sorted(os.listdir(whole)) == [
         *("checkpoints", "config.yaml", "environment.json", "last.safetensors"),
-        *("metrics.jsonl", "summary.json", "theta.safetensors"),
+        *("metrics.jsonl", "start.safetensors", "summary.json", "theta.safetensors"),
     ]
     assert {path.stem for path in (whole / "checkpoints").iterdir()} == {"6", "10", "11"}
     rows = record.read_rows(whole / "metrics.jsonl")
@@ -186,7 +189,6 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, whole, number, code):
     before = signal.getsignal(number)
     console = Console(file=io.StringIO(), width=200)
     out = tmp_path / "a"
-    assert runner.claim(out, CONFIG, TEXT, lambda path: CONFIG, False)
     with pytest.raises(runner.Interrupted) as caught:
         runner.run(PLAN._replace(validate=validate), out, console)
     assert caught.value.code == code
@@ -240,7 +242,7 @@ def test_resuming_where_nothing_was_begun_starts(tmp_path, whole):
 def test_another_config_cannot_resume(whole):
     other = {"steps": 12, "tasks": [{"name": "bowl", "dim": 3}, {"name": "cup"}]}
     with pytest.raises(RunError) as caught:
-        runner.claim(whole, other, "", lambda path: json.loads(path.read_text()), True)
+        runner.wanted(whole, other, lambda path: json.loads(path.read_text()), True)
     lines = str(caught.value).splitlines()
     assert "schedules depend on" in lines[0]
     assert lines[1:] == [

@@ -15,12 +15,13 @@ from metaopt import record
 CONFIG = """
 seed: 3
 steps: 91
-optimizer: {name: hyper}
+optimizer: {name: hyper, learnable: {learning_rate: 1e-3, b1: 0.9}}
+freeze: b1
 estimator: {name: pes, num_tasks: 2, truncation: 4, horizon: 20}
 tasks:
   - {name: quadratic, weight: 2.0}
   - {name: quadratic, dim: 3}
-outer: {learning_rate: 1e-2, schedule: cosine, warmup: 5, clip: 1.0}
+outer: {learning_rate: 1e-2, schedule: cosine, warmup: 5, clip: 1.0, accumulate: 7}
 chunk: 3
 checkpoint_every: 5
 valid: null
@@ -63,7 +64,7 @@ def runs(tmp_path_factory) -> Runs:
 
 
 def assert_same(folder: Path, whole: Path) -> None:
-    for name in ("theta.safetensors", "last.safetensors"):
+    for name in ("start.safetensors", "theta.safetensors", "last.safetensors"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     rows, expected = (record.read_rows(path / "metrics.jsonl") for path in (folder, whole))
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in expected]

@@ -1,0 +1,78 @@
+"""What moves theta, given meta-gradients: any optimizer of optax, or a learned one; on means over outer steps.
+
+`OUTER` has what optax lacks. A factory in it takes the schedule and the number of updates, then keywords of the config.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metaopt import registry
+from metaopt.types import PyTree
+from metaopt.weights import load
+
+
+def learned(learning_rate: optax.Schedule, num_steps: int, /, weights: str) -> optax.GradientTransformationExtraArgs:
+    """A learned optimizer, from its weights, that trains another one or a copy of itself.
+
+    weights: a run folder, a .safetensors file, or a name that ships with metaopt
+
+    It is told that it makes `num_steps` updates, and these are multiplied by the learning rate, a function of the
+    updates made. Raises CheckpointError.
+    """
+    return optax.chain(load(weights, num_steps), optax.scale_by_schedule(learning_rate))
+
+
+OUTER: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {"learned": learned}
+
+
+def make(name: str, learning_rate: optax.Schedule, num_steps: int, /, **kwargs: Any) -> optax.GradientTransformation:
+    """The optimizer `name`, of OUTER or of optax, on a schedule over its `num_steps` updates."""
+    if name in OUTER:
+        return OUTER[name](learning_rate, num_steps, **kwargs)
+    factory = getattr(optax, name)
+    if "Schedule" in str(registry.factory("optax", name).parameters[0].annotation):
+        return factory(learning_rate, **kwargs)
+    return optax.inject_hyperparams(lambda rate: factory(rate, **kwargs))(learning_rate)  # it takes numbers only
+
+
+class Accumulated(NamedTuple):
+    """State of `accumulated`: that of the optimizer, the calls since its last update, their share of the means."""
+
+    state: PyTree
+    calls: jax.Array  # i32 scalar
+    gradient: PyTree
+    value: jax.Array
+
+
+def accumulated(tx: optax.GradientTransformation, every: int) -> optax.GradientTransformationExtraArgs:
+    """One update of `tx` at each `every`-th call, on the means of gradient and value over these calls; else zero.
+
+    `optax.MultiSteps` would give `tx` the last value alone, which is the loss of one batch of tasks.
+    """
+    tx = optax.with_extra_args_support(tx)
+    if every == 1:
+        return tx
+
+    def init_fn(params: PyTree) -> Accumulated:
+        return Accumulated(tx.init(params), jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), jnp.zeros(()))
+
+    def update_fn(grads, state, params=None, *, value, **extra):
+        del extra
+        gradient = jax.tree.map(lambda total, g: total + g / every, state.gradient, grads)
+        full = Accumulated(state.state, state.calls + 1, gradient, state.value + value / every)
+
+        def update(full: Accumulated) -> tuple[PyTree, Accumulated]:
+            updates, inner = tx.update(full.gradient, full.state, params, value=full.value)
+            nothing = optax.tree.zeros_like((full.calls, full.gradient, full.value))
+            return updates, Accumulated(inner, *nothing)
+
+        def wait(full: Accumulated) -> tuple[PyTree, Accumulated]:
+            return optax.tree.zeros_like(full.gradient), full
+
+        return jax.lax.cond(full.calls == every, update, wait, full)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
