@@ -1,7 +1,9 @@
-"""What task families share: fully connected networks, minibatches, sampled scales, bounded normalised losses."""
+"""What task families share: fresh weights, activations, minibatches, sampled scales, bounded normalised losses."""
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
+    "elu": jax.nn.elu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "cos": jnp.cos,
 }
+SAMPLED = "sampled"  # the activation that each member draws for itself
+# How often, as in TaskSet (arXiv 2002.11887), whose three slopes of a leaky ReLU are one here.
+FREQUENCIES = {"relu": 6, "tanh": 3, "cos": 1, "elu": 1, "sigmoid": 1, "silu": 1, "leaky_relu": 3}
 
 PARAMETRIZATIONS = ("standard", "mup")
 
@@ -28,6 +36,17 @@ def activation_fn(name: str) -> Callable[[jax.Array], jax.Array]:
     return ACTIVATIONS[name]
 
 
+def sample_activation(key: jax.Array) -> jax.Array:
+    """An index into FREQUENCIES, i32 scalar."""
+    weights = jnp.asarray(list(FREQUENCIES.values()), jnp.float32)
+    return jax.random.categorical(key, jnp.log(weights)).astype(jnp.int32)
+
+
+def sampled_activation(index: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """The activation with that index in FREQUENCIES. Under `vmap` all of them are computed, and one is chosen."""
+    return partial(jax.lax.switch, index, [ACTIVATIONS[name] for name in FREQUENCIES])
+
+
 def check_parametrization(name: str) -> None:
     """ValueError with the known names unless `name` is one of them."""
     if name not in PARAMETRIZATIONS:
@@ -35,7 +54,7 @@ def check_parametrization(name: str) -> None:
 
 
 def mlp_init(
-    key: jax.Array, sizes: tuple[int, ...], scale: jax.Array, parametrization: str = "standard"
+    key: jax.Array, sizes: tuple[int, ...], scale: jax.Array | float, parametrization: str = "standard"
 ) -> dict[str, jax.Array]:
     """Weights w0 [sizes[0], sizes[1]], b0 [sizes[1]], w1, ... in float32; biases are zero.
 
@@ -80,6 +99,52 @@ def mlp(
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
+def linen_init(module: Any, key: jax.Array, scale: jax.Array | float, *inputs: PyTree) -> PyTree:
+    """Fresh float32 weights of a Flax module (linen) that is called with `inputs` (arrays or their shapes).
+
+    kernels ~ N(0, scale^2 / fan_in)        fan_in: the inputs of one output
+    embeddings ~ N(0, scale^2 / width)      width: their last axis
+    factors of norms are 1, biases and all else of rank 1 are 0
+
+    which is Flax's own choice but for the tails it cuts off. The library draws leaf by leaf; here it is one draw for
+    all: XLA needs seconds, not tenths, to compile one draw a leaf on a CPU.
+    """
+    shapes = jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x)["params"], *inputs)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    noise = scale * jax.random.normal(key, (sum(leaf.size for _, leaf in leaves if leaf.ndim > 1),), jnp.float32)
+    fresh, used = [], 0
+    for path, leaf in leaves:
+        if leaf.ndim > 1:
+            drawn = noise[used : used + leaf.size].reshape(leaf.shape)
+            fresh.append(drawn / math.sqrt(_fan_in(path, leaf.shape)))
+            used += leaf.size
+        else:
+            fresh.append(jnp.full(leaf.shape, path[-1].key == "scale", jnp.float32))
+    return jax.tree.unflatten(treedef, fresh)
+
+
+def _fan_in(path: tuple, shape: tuple[int, ...]) -> int:
+    """Inputs of one output. An attention's projections to (heads, width) have one input axis, others one output."""
+    names = [part.key for part in path]
+    if names[-1] != "kernel" and names[-1].endswith("embedding"):
+        return shape[-1]
+    return shape[0] if len(names) > 1 and names[-2] in ("query", "key", "value") else math.prod(shape[:-1])
+
+
+def linen_apply(module: Any, params: PyTree, *inputs: PyTree) -> PyTree:
+    """What the module gives for the inputs, computed in the dtype of its weights, as float32 at least."""
+    dtype = jax.tree.leaves(params)[0].dtype
+    inputs = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, inputs)
+    out = module.apply({"params": params}, *inputs)
+    return jax.tree.map(lambda y: y.astype(jnp.promote_types(y.dtype, jnp.float32)), out)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean of logsumexp(z) - z_label over all axes of the labels, for logits [..., classes] and int labels [...]."""
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
+
+
 def minibatch(arrays: PyTree, key: jax.Array, batch_size: int) -> PyTree:
     """`batch_size` rows drawn with replacement from arrays [n, ...]; uint8 inputs `x` become float32 in [0, 1]."""
     n = jax.tree.leaves(arrays)[0].shape[0]
@@ -88,6 +153,12 @@ def minibatch(arrays: PyTree, key: jax.Array, batch_size: int) -> PyTree:
     batch = jax.tree.map(lambda a: jnp.asarray(a)[rows], arrays)
     x = batch["x"]
     return {**batch, "x": x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x}
+
+
+def uniform(key: jax.Array, value: float | tuple[float, float]) -> jax.Array:
+    """A float32 scalar: `value` itself, or uniform between its two ends."""
+    low, high = (value, value) if isinstance(value, int | float) else value
+    return jax.random.uniform(key, (), jnp.float32, low, high)
 
 
 def sample_scale(key: jax.Array, scale: float | tuple[float, float]) -> jax.Array:

@@ -6,65 +6,45 @@ Metz et al. 2019, "Understanding and correcting pathologies in the training of l
 (section 4 trains such a family); TaskSet's `mlp_family`, arXiv 2002.11887.
 """
 
-import math
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-
-from metaopt import data
 from metaopt.tasks import _nets
+from metaopt.tasks._classify import Network, classifier
 from metaopt.types import Task
 
 
 def image_mlp(
     dataset: str = "digits",
     hidden: tuple[int, ...] = (32,),
-    activation: Literal["relu", "tanh", "gelu", "silu", "sigmoid"] = "relu",
+    activation: Literal["relu", "tanh", "gelu", "silu", "sigmoid", "elu", "leaky_relu", "cos", "sampled"] = "relu",
     batch_size: int = 64,
     init_scale: float | tuple[float, float] = 1.0,
     parametrization: Literal["standard", "mup"] = "standard",
+    label_noise: float | tuple[float, float] = 0.0,
 ) -> Task:
     """Softmax classifier of `dataset` by a fully connected network; members differ in their initial weights.
 
     dataset: a name in DATASETS, or tfds:NAME; images are flattened, so tables serve as well
     hidden: widths of the hidden layers; none is softmax regression
-    activation: between layers; none after the last
+    activation: between layers, none after the last; sampled: each member draws its own, as often as in TaskSet
     batch_size: rows of a minibatch, drawn with replacement
     init_scale: factor on the initial weights (see `_nets.mlp_init`), or the two ends of a log-uniform range
     parametrization: mup lets wide networks learn as narrow ones do, with `mup` as the optimizer; see `_nets.mlp`
+    label_noise: fraction of train labels that are drawn anew in each minibatch, or the two ends of a uniform range
 
     Normalised loss = loss / log(classes), bounded: 1 is as good as a guess. aux = {"accuracy": of the minibatch}.
     Raises ValueError for an unknown name; `init` and `data` raise DataError where the machine lacks the data.
     """
-    act = _nets.activation_fn(activation)
+    fixed = None if activation == _nets.SAMPLED else _nets.activation_fn(activation)
     _nets.check_parametrization(parametrization)
 
-    def sizes():  # of all layers; the data set is read once a process
-        splits = data.load(dataset)
-        classes = 1 + max(int(part["y"].max()) for part in splits.values())
-        return (math.prod(splits["train"]["x"].shape[1:]), *hidden, classes)
+    def init(key, scale, shape, classes):
+        return _nets.mlp_init(key, (*shape, *hidden, classes), scale, parametrization)
+
+    def apply(cfg, params, x, classes):
+        return _nets.mlp(params, x, fixed or _nets.sampled_activation(cfg["activation"]), parametrization)
 
     def sample(key):
-        return {"init_scale": _nets.sample_scale(key, init_scale)}
+        return {} if fixed else {"activation": _nets.sample_activation(key)}
 
-    def init(cfg, key):
-        return _nets.mlp_init(key, sizes(), cfg["init_scale"], parametrization)
-
-    def batch(cfg, arrays, key, split):
-        return _nets.minibatch(arrays[split], key, batch_size)
-
-    def loss(cfg, params, batch, key):
-        logits = _nets.mlp(params, batch["x"], act, parametrization)
-        picked = jnp.take_along_axis(logits, batch["y"][:, None], axis=-1)[:, 0]
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["y"])
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked), {"accuracy": accuracy}
-
-    def normalize(cfg, loss):
-        return _nets.bounded(loss / math.log(sizes()[-1]))
-
-    def arrays():
-        splits = data.load(dataset)
-        return {name: {"x": part["x"].reshape(len(part["x"]), -1), "y": part["y"]} for name, part in splits.items()}
-
-    return Task(sample, init, batch, loss, normalize, arrays)
+    return classifier(dataset, Network(init, apply, sample), batch_size, init_scale, label_noise, images=False)

@@ -8,10 +8,10 @@ from scipy import optimize, special
 
 from metaopt.data import DataError, load
 from metaopt.tasks import _nets
+from metaopt.tasks.functions import rosenbrock
 from metaopt.tasks.image_autoencoder import image_autoencoder
 from metaopt.tasks.image_mlp import image_mlp
 from metaopt.tasks.quadratic import quadratic
-from metaopt.tasks.rosenbrock import rosenbrock
 
 KEY = jax.random.key(3)
 ULP = 2.0**-23  # float32
