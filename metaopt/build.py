@@ -193,7 +193,7 @@ def _plan(config: configs.RunConfig, out: Path, console: Console) -> runner.Plan
 
 
 def _outer_for(learned: LearnedOptimizer, config: configs.RunConfig) -> optax.GradientTransformationExtraArgs:
-    """The outer optimizer, traced once on theta's shapes: one that cannot run on it is an error before anything runs."""
+    """The outer optimizer, traced once on the shapes of theta: an error before the run if it cannot update that."""
     tx = outer(config.outer, config.steps)
 
     def update(key: jax.Array) -> PyTree:
