@@ -37,6 +37,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 class Registry(StrEnum):
     optimizers = auto()
     estimators = auto()
+    horizons = auto()
+    outer_losses = auto()
     tasks = auto()
     suites = auto()
     datasets = auto()

@@ -4,9 +4,8 @@ The factory's signature is the only place where defaults and types live. It is r
 wrong name, key or value is reported before jax is imported. Defaults are filled in: an entry holds every argument.
 """
 
-import difflib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from types import SimpleNamespace
@@ -15,10 +14,11 @@ from typing import Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from metaopt import registry
-from metaopt.registry import OPTAX, REQUIRED, Factory, Parameter, Source, keywords
+from metaopt import registry, rules
+from metaopt.registry import OUTER, REQUIRED, Factory, Parameter, Source, keywords
+from metaopt.rules import fail, names, nearest, problem
 
-POSITIVE = {"num_tasks", "truncation", "horizon", "std", "chunk"}  # keywords of estimators
+NUMBERS = {"horizons": "int | tuple[int, int]"}  # what may stand for an entry of that registry
 # What an annotation may say to be checked; any other name in it, and its values pass unchecked.
 TYPES = {
     **{cls.__name__: cls for cls in (int, float, bool, str, list, tuple, dict)},
@@ -57,33 +57,9 @@ class WeightedEntry(Entry):
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="weight of this family's meta-gradient")
 
 
-def problem(key: tuple[int | str, ...], expected: str, given: Any, nearest: str | None = None) -> InitErrorDetails:
-    """One error of a `ValidationError`; `given` is shown as it is."""
-    context = {"expected": expected, "given": given, "nearest": nearest}
-    return InitErrorDetails(type=PydanticCustomError("metaopt", "expected {expected}", context), loc=key, input=given)
-
-
-def fail(problems: list[InitErrorDetails]) -> None:
-    """Raises the problems, if any, as one ValidationError."""
-    if problems:
-        raise ValidationError.from_exception_data("config", problems)
-
-
-def nearest(name: object, valid: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(str(name), list(valid), 1, 0.5)), None)
-
-
-def names(kind: str) -> list[str]:
-    """The valid names of a kind: a registry, `suites` or `optax`."""
-    if kind == OPTAX:
-        return registry.reexports("optax", "optax._src.alias")
-    return list(
-        registry.literal(*registry.SUITES) if kind == "suites" else registry.registry(*registry.REGISTRIES[kind])
-    )
-
-
 def lookup(kind: str, name: str) -> Factory:
-    return registry.factory("optax", name) if kind == OPTAX else registry.registry(*registry.REGISTRIES[kind])[name]
+    own = registry.registry(*registry.REGISTRIES[kind])
+    return registry.factory("optax", name) if kind == OUTER and name not in own else own[name]
 
 
 @cache
@@ -98,10 +74,16 @@ def adapter(annotation: str | None) -> TypeAdapter[Any]:
 
 def coerce(parameter: Parameter, value: Any) -> Any:
     """The value in the parameter's type (lists become tuples, integers floats). Raises ValueError where it has none."""
+    if parameter.nested in NUMBERS and not isinstance(value, dict | str):
+        return _checked(NUMBERS[parameter.nested], value)
     if parameter.nested:
         return _nested(parameter.nested, parameter.default, value)
+    return _checked(parameter.annotation, value)
+
+
+def _checked(annotation: str | None, value: Any) -> Any:
     # As JSON, because strict JSON is just what a config needs: [1, 2] may be a tuple, but "1" and true are no integers.
-    return adapter(parameter.annotation).validate_json(json.dumps(value, default=str), strict=True)
+    return adapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
 
 
 def _nested(kind: str, default: Any, value: Any) -> Entry:
@@ -115,7 +97,7 @@ def check(kind: str, entry: Entry) -> Entry:
     """The entry with every argument filled in and in its type; raises ValidationError with all that is wrong."""
     known = names(kind)
     if entry.name not in known:
-        what = "the name of an optax optimizer" if kind == OPTAX else f"one of {', '.join(known)}"
+        what = "learned or the name of an optax optimizer" if kind == OUTER else f"one of {', '.join(known)}"
         fail([problem(("name",), what, entry.name, nearest(entry.name, known))])
     factory = lookup(kind, entry.name)
     valid = keywords(kind, factory)
@@ -136,7 +118,7 @@ def check(kind: str, entry: Entry) -> Entry:
                 problems += _below(key, error)
             else:
                 problems.append(problem((key,), parameter.annotation or "a value", entry.kwargs[key]))
-    fail(problems + _meaning(kind, values))
+    fail(problems + rules.broken(kind, entry.name, valid, values))
     fields = {name: getattr(entry, name) for name in type(entry).model_fields}
     return type(entry).model_construct(**fields, **values)
 
@@ -156,38 +138,9 @@ def _below(key: str, error: ValidationError) -> list[InitErrorDetails]:
 def _unknown(kind: str, factory: Factory, key: str, value: Any) -> InitErrorDetails:
     valid = keywords(kind, factory)
     if any(p.name == key for p in factory.parameters):
-        elsewhere = ": set outer.learning_rate" if kind == OPTAX else ""
+        elsewhere = ": set outer.learning_rate" if kind == OUTER and key.endswith("learning_rate") else ""
         return problem((key,), f"no {key} here, the program supplies it{elsewhere}", value)
     return problem((key,), f"a keyword of {factory.name} ({', '.join(valid)})", key, nearest(key, valid))
-
-
-def _meaning(kind: str, values: dict[str, Any]) -> list[InitErrorDetails]:
-    """What the types do not say."""
-    problems = []
-    if kind == "tasks" and isinstance(values.get("dataset"), str):
-        known = names("datasets")
-        if values["dataset"] not in known and not values["dataset"].startswith("tfds:"):
-            expected = f"one of {', '.join(known)} or tfds:NAME"
-            problems.append(problem(("dataset",), expected, values["dataset"], nearest(values["dataset"], known)))
-    if kind == "estimators":
-        for key in POSITIVE & values.keys():
-            ends = values[key] if isinstance(values[key], tuple) else (values[key],)
-            if any(end is not None and end <= 0 for end in ends):
-                problems.append(problem((key,), "a positive number", values[key]))
-        problems += _horizon(values.get("horizon"), values.get("truncation"))
-    return problems
-
-
-def _horizon(horizon: Any, truncation: int | None) -> list[InitErrorDetails]:
-    ends = horizon if isinstance(horizon, tuple) else (horizon,)
-    if horizon is None or truncation is None or truncation <= 0:
-        return []
-    problems = []
-    if any(end % truncation for end in ends):
-        problems.append(problem(("horizon",), f"a multiple of truncation ({truncation})", horizon))
-    if ends[0] > ends[-1]:
-        problems.append(problem(("horizon",), "the shorter horizon first", horizon))
-    return problems
 
 
 @dataclass(frozen=True)
@@ -237,6 +190,8 @@ def _schema(kind: str, name: str, fields: dict[str, Any], depth: int) -> dict[st
         properties[key] = {**adapter(parameter.annotation).json_schema(), "description": about}
         if parameter.nested and depth > 0:
             properties[key] |= _any_of(parameter.nested, {}, depth - 1)
+            if parameter.nested in NUMBERS:
+                properties[key]["anyOf"].append(adapter(NUMBERS[parameter.nested]).json_schema())
         if kind == "tasks" and key == "dataset":
             properties[key] |= {"anyOf": [{"enum": names("datasets")}, {"pattern": "^tfds:"}]}
         if parameter.default is not REQUIRED and not isinstance(parameter.default, Source):

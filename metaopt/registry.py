@@ -19,20 +19,26 @@ from typing import Any, NamedTuple
 REGISTRIES = {
     "optimizers": ("metaopt.optimizers", "OPTIMIZERS"),
     "estimators": ("metaopt.estimators", "ESTIMATORS"),
+    "horizons": ("metaopt.estimators", "HORIZONS"),
+    "outer_losses": ("metaopt.estimators", "OUTER_LOSSES"),
     "tasks": ("metaopt.tasks", "TASKS"),
     "datasets": ("metaopt.data", "DATASETS"),
     "schedules": ("metaopt.schedules", "SCHEDULES"),
+    "outer": ("metaopt.outer", "OUTER"),
 }
 SUITES = ("metaopt.tasks.suites", "SUITES")
 PURPOSES = ("metaopt.tasks.suites", "PURPOSES")  # what each suite is for
 FACTS = ("metaopt.optimizers", "FACTS")  # what each optimizer costs and uses
 REFERENCE = ("metaopt.checkpoint.reference", "REFERENCE")  # architectures whose weights can be imported
 PUBLISHED = ("metaopt.checkpoint.reference", "PUBLISHED")  # arguments of such weights
-OPTAX = "optax"  # the kind of an outer optimizer: any of optax's
-SUPPLIED = {"estimators": 2, "schedules": 2, OPTAX: 1}  # leading arguments that the program gives, not the config
+OPTAX = ("optax", "optax._src.alias")  # its optimizers, for `reexports`
+OUTER = "outer"  # the kind of an optimizer of theta: one of that registry, or of optax's
+SUPPLIED = {"estimators": 2, "schedules": 2, OUTER: 1}  # leading arguments that the program gives, not the config
 POSITIONAL, KEYWORD = Kind.POSITIONAL_OR_KEYWORD, Kind.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
-NESTED = {"LearnedOptimizer": "optimizers"}  # annotation of a parameter that is an entry itself -> its registry
+# Annotation of a parameter that is an entry itself -> its registry
+NESTED = {"LearnedOptimizer": "optimizers", "Task": "tasks", "Horizon": "horizons", "OuterLoss": "outer_losses"}
+WHOLE_RUNS = ("metaopt.estimators", "WHOLE_RUNS")  # the estimators of whole runs
 
 
 class Source(str):

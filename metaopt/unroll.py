@@ -58,6 +58,9 @@ def unroll(
         value = loss if measure is None else measure(params, t)
         return (optax.apply_updates(params, updates), opt_state, t + 1), value
 
+    # Differentiated, only the states between steps are kept, and every step is computed again: what a step stores is
+    # hundreds of times its state. That saves more time than it costs.
+    step = jax.checkpoint(step, prevent_cse=False)
     carry, values = jax.lax.scan(step, (inner.params, inner.opt_state, inner.step), None, length)
     params, opt_state, t = carry
     return inner._replace(params=params, opt_state=opt_state, step=t), values
