@@ -57,7 +57,7 @@ def save(name: str, arrays: Arrays, origin: dict[str, Any]) -> dict[str, Any]:
     origin = {**origin, "sha256": digest(arrays), "arrays": shapes}
 
     def write(file: BinaryIO) -> None:
-        np.savez(file, allow_pickle=False, origin=np.array(json.dumps(origin)), **arrays)
+        np.savez(file, **{**arrays, "origin": np.array(json.dumps(origin))})  # type: ignore[arg-type]
 
     file = path(name)
     try:

@@ -28,6 +28,23 @@ def test_published_check_values():
     assert crc32c(list(known)).tolist() == list(known.values())  # of different lengths, all at once
 
 
+def test_long_records_are_joined_of_blocks():
+    """Against the definition, bit by bit; lengths around those of one and of several blocks."""
+
+    def bitwise(record):
+        crc = 0xFFFFFFFF
+        for byte in record:
+            crc ^= byte
+            for _ in range(8):
+                crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+        return crc ^ 0xFFFFFFFF
+
+    rng = np.random.default_rng(0)
+    records = [rng.bytes(n) for n in (0, 1, 255, 256, 257, 511, 512, 513, 1500)]
+    assert crc32c(records).tolist() == list(map(bitwise, records))
+    assert crc32c([]).shape == (0,)
+
+
 def test_mask_is_a_rotation_and_a_constant():
     crc = 0x8A9136AA
     want = ((((crc >> 15) | (crc << 17)) & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
