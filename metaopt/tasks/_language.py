@@ -39,7 +39,7 @@ def language_model(
     def batch(cfg, arrays, key, split):
         tokens = jnp.asarray(arrays[split]["tokens"])
         bits = jax.random.bits(key, (2, batch_size), jnp.uint32)
-        row = bits[0] % jnp.uint32(tokens.shape[0])  # see _nets.minibatch
+        row = bits[0] % jnp.uint32(tokens.shape[0])  # see _nets.some_rows
         start = bits[1] % jnp.uint32(tokens.shape[1] - length)
         columns = start[:, None] + jnp.arange(length + 1, dtype=jnp.uint32)[None, :]
         return {"tokens": tokens[row[:, None], columns].astype(jnp.int32)}

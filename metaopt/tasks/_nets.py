@@ -145,12 +145,17 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
 
 
-def minibatch(arrays: PyTree, key: jax.Array, batch_size: int) -> PyTree:
-    """`batch_size` rows drawn with replacement from arrays [n, ...]; uint8 inputs `x` become float32 in [0, 1]."""
+def some_rows(arrays: PyTree, key: jax.Array, number: int) -> PyTree:
+    """`number` rows drawn with replacement from arrays [n, ...], the same ones from all of them."""
     n = jax.tree.leaves(arrays)[0].shape[0]
     # Three times as fast as randint, which draws twice to remove a bias that is below n / 2^32 here.
-    rows = jax.random.bits(key, (batch_size,), jnp.uint32) % jnp.uint32(n)
-    batch = jax.tree.map(lambda a: jnp.asarray(a)[rows], arrays)
+    rows = jax.random.bits(key, (number,), jnp.uint32) % jnp.uint32(n)
+    return jax.tree.map(lambda a: jnp.asarray(a)[rows], arrays)
+
+
+def minibatch(arrays: PyTree, key: jax.Array, batch_size: int) -> PyTree:
+    """`batch_size` rows drawn with replacement from arrays [n, ...]; uint8 inputs `x` become float32 in [0, 1]."""
+    batch = some_rows(arrays, key, batch_size)
     x = batch["x"]
     return {**batch, "x": x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x}
 

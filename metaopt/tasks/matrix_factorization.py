@@ -50,7 +50,7 @@ def matrix_factorization(
         return {"u": factors[:rows], "v": factors[rows:]}
 
     def batch(cfg, data, key, split):
-        bits = jax.random.bits(key, (2, batch_size), jnp.uint32)  # see _nets.minibatch
+        bits = jax.random.bits(key, (2, batch_size), jnp.uint32)  # see _nets.some_rows
         i, j = bits[0] % jnp.uint32(rows), bits[1] % jnp.uint32(columns)
         return {"i": i, "j": j, "m": jnp.sum(cfg["a"][i] * cfg["b"][j], axis=-1)}
 

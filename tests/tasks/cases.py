@@ -1,12 +1,16 @@
 """Families small enough for tests, and programs that compile fast."""
 
 from functools import partial
+from inspect import signature
 
 import jax
 import numpy as np
 
 from metaopt.tasks import TASKS
 from metaopt.types import Task
+
+FAMILIES = [name for name, factory in TASKS.items() if "base" not in signature(factory).parameters]
+WRAPPERS = [name for name in TASKS if name not in FAMILIES]
 
 # Arguments of families whose default is larger than what a test of the contract needs: fewer of the same layers.
 TINY: dict[str, dict] = {

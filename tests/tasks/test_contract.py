@@ -16,7 +16,7 @@ import pytest
 
 from metaopt.tasks import TASKS
 from metaopt.types import Task
-from tests.tasks.cases import fast_jit, problem, tiny, value_and_grad
+from tests.tasks.cases import FAMILIES, fast_jit, problem, tiny, value_and_grad
 
 MEMBERS = 4
 STEPS = 50
@@ -75,7 +75,7 @@ def examined(name):
     return task, data, jax.tree.map(np.asarray, findings)
 
 
-@pytest.fixture(params=TASKS)
+@pytest.fixture(params=FAMILIES)
 def case(request):
     return examined(request.param)
 
@@ -84,7 +84,8 @@ def test_factories_have_defaults_and_descriptions():
     for name, factory in TASKS.items():
         parameters = inspect.signature(factory).parameters.values()
         assert all(p.default is not p.empty and p.annotation is not p.empty for p in parameters), name
-        assert all(f"    {p.name}: " in factory.__doc__ for p in parameters), name
+        doc = getattr(factory, "func", factory).__doc__
+        assert all(f"    {p.name}: " in doc for p in parameters), name
 
 
 def test_data_are_host_arrays_with_the_four_splits(case):
