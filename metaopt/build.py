@@ -14,7 +14,7 @@ from rich.console import Console
 
 from metaopt import config as configs
 from metaopt import outer as outers
-from metaopt import runner, schedules, sharding, train, weights
+from metaopt import runner, schedules, sharding, tasks, train, weights
 from metaopt.begin import beginning, keyed, with_copies
 from metaopt.checkpoint import CheckpointError, read_reference, save_weights, write_atomic
 from metaopt.data import DataError
@@ -25,7 +25,6 @@ from metaopt.evaluate.suite import Evaluation, Row, evaluate_suite, validate
 from metaopt.evaluate.summary import summarize
 from metaopt.evaluate.table import table
 from metaopt.optimizers import OPTIMIZERS, make
-from metaopt.tasks import TASKS
 from metaopt.tasks.suites import SUITES
 from metaopt.train import RunError
 from metaopt.types import Estimator, LearnedOptimizer, PyTree, Task
@@ -40,7 +39,11 @@ def optimizer(entry: Entry) -> LearnedOptimizer:
 
 
 def task(entry: Entry, key: str = "task") -> Task:
-    return _make(key, entry.name, TASKS[entry.name], **entry.kwargs)
+    arguments = {name: value for name, value in entry.model_dump().items() if name != "weight"}
+    try:
+        return tasks.make(arguments, key)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def estimator(entry: Entry, of: Task, learned: LearnedOptimizer) -> Estimator:
@@ -71,10 +74,10 @@ def outer(settings: configs.Outer, steps: int) -> optax.GradientTransformationEx
 
 def families(config: configs.RunConfig, learned: LearnedOptimizer) -> list[train.Family]:
     """One family per task of the config, named by `labels`."""
-    tasks = [task(entry, f"tasks.{i}") for i, entry in enumerate(config.tasks)]
+    problems = [task(entry, f"tasks.{i}") for i, entry in enumerate(config.tasks)]
     return [
         train.Family(label, estimator(config.estimator, member, learned), entry.weight, member.data())
-        for label, entry, member in zip(labels(config.tasks), config.tasks, tasks, strict=True)
+        for label, entry, member in zip(labels(config.tasks), config.tasks, problems, strict=True)
     ]
 
 
@@ -87,16 +90,22 @@ def labels(entries: Iterable[Entry]) -> list[str]:
     """Distinct names such as image_mlp-wine-hidden=64x64: family, data set, and what differs from the defaults."""
     names: list[str] = []
     for entry in entries:
-        factory: Any = TASKS[entry.name]
-        defaults = inspect.signature(factory).parameters
-        parts = [entry.name]
-        for key, value in sorted(entry.kwargs.items(), key=lambda pair: pair[0] != "dataset"):
-            if key == "dataset" or _plain(value) != _plain(defaults[key].default):
-                parts.append(_plain(value) if key == "dataset" else f"{key}={_plain(value)}")
-        name = "-".join(parts)
+        name = _label(entry)
         same = sum(other.partition("#")[0] == name for other in names)
         names.append(f"{name}#{same + 1}" if same else name)
     return names
+
+
+def _label(entry: Entry) -> str:
+    """A wrapper's has that of its base in parentheses."""
+    defaults = inspect.signature(tasks.resolve(entry.name)).parameters
+    parts, base = [entry.name], ""
+    for key, value in sorted(entry.kwargs.items(), key=lambda pair: pair[0] != "dataset"):
+        if isinstance(value, Entry | dict):
+            base = f"({_label(value if isinstance(value, Entry) else Entry(**value))})"
+        elif key == "dataset" or _plain(value) != _plain(defaults[key].default):
+            parts.append(_plain(value) if key == "dataset" else f"{key}={_plain(value)}")
+    return "-".join(parts) + base
 
 
 def suite(name: str) -> list[tuple[str, Task]]:
@@ -214,17 +223,17 @@ def _validation(
     """The score of theta on the validation suite, on the tasks that this machine has the data for."""
     if config.valid is None:
         return None
-    tasks = []
+    members = []
     for label, member in suite(config.valid.suite):
         try:
             member.data()
         except DataError as error:
             console.print(f"validation leaves out {label}: {error}", soft_wrap=True)
         else:
-            tasks.append(member)
-    if not tasks:
+            members.append(member)
+    if not members:
         raise RunError(f"valid.suite: this machine has the data of no task in {config.valid.suite}")
-    return validate(tasks, learned, steps=config.valid.steps, seeds=config.valid.seeds)
+    return validate(members, learned, steps=config.valid.steps, seeds=config.valid.seeds)
 
 
 def _heldout(

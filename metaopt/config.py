@@ -178,7 +178,9 @@ SECTIONS: dict[str, type[BaseModel]] = {"": RunConfig, "outer": Outer, "valid": 
 
 
 def _pair(entry: Entry) -> tuple[str, str | None]:
-    """What makes two tasks the same for the held-out rule: the family and its data set."""
+    """What makes two tasks the same for the held-out rule: the family and its data set, whatever wraps them."""
+    if isinstance(entry.kwargs.get("base"), Entry):
+        return _pair(entry.kwargs["base"])
     parameter = keywords("tasks", lookup("tasks", entry.name)).get("dataset")
     return entry.name, entry.kwargs.get("dataset", parameter.default if parameter else None)
 

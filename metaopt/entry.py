@@ -5,6 +5,7 @@ wrong name, key or value is reported before jax is imported. Defaults are filled
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -58,8 +59,27 @@ class WeightedEntry(Entry):
 
 
 def lookup(kind: str, name: str) -> Factory:
+    """The factory of a name. Raises LookupError, with what is missing, for a `module:function` that is not there."""
+    if kind == "tasks" and ":" in name:
+        return _users_own(name)
     own = registry.registry(*registry.REGISTRIES[kind])
     return registry.factory("optax", name) if kind == OUTER and name not in own else own[name]
+
+
+def _users_own(name: str) -> Factory:
+    """What `module:function` stands for: of an importable module, or of a file in the working directory."""
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")  # the working directory, which a console script does not have
+    try:
+        return registry.factory(module, function)
+    except ModuleNotFoundError as error:
+        raise LookupError(
+            "an importable module or a file of the working directory, with the function after it"
+        ) from error
+    except AttributeError as error:
+        raise LookupError(f"a function of module {module}") from error
+    finally:
+        sys.path.remove("")
 
 
 @cache
@@ -96,10 +116,13 @@ def _nested(kind: str, default: Any, value: Any) -> Entry:
 def check(kind: str, entry: Entry) -> Entry:
     """The entry with every argument filled in and in its type; raises ValidationError with all that is wrong."""
     known = names(kind)
-    if entry.name not in known:
+    if entry.name not in known and not (kind == "tasks" and ":" in entry.name):
         what = "learned or the name of an optax optimizer" if kind == OUTER else f"one of {', '.join(known)}"
         fail([problem(("name",), what, entry.name, nearest(entry.name, known))])
-    factory = lookup(kind, entry.name)
+    try:
+        factory = lookup(kind, entry.name)
+    except LookupError as error:
+        fail([problem(("name",), str(error.args[0]), entry.name)])
     valid = keywords(kind, factory)
     problems, values = [], {}
     for key, value in entry.kwargs.items():
@@ -178,7 +201,8 @@ class NameOf:
 
 def _any_of(kind: str, fields: dict[str, Any], depth: int = 1) -> dict[str, Any]:
     """Any entry of a registry; entries in entries are described `depth` deep, and any below."""
-    return {"anyOf": [{"enum": names(kind)}, *(_schema(kind, name, fields, depth) for name in names(kind))]}
+    bare = [{"enum": names(kind)}] + [{"pattern": r"^[\w.]+:\w+$"}] * (kind == "tasks")
+    return {"anyOf": [*bare, *(_schema(kind, name, fields, depth) for name in names(kind))]}
 
 
 def _schema(kind: str, name: str, fields: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -193,7 +217,7 @@ def _schema(kind: str, name: str, fields: dict[str, Any], depth: int) -> dict[st
             if parameter.nested in NUMBERS:
                 properties[key]["anyOf"].append(adapter(NUMBERS[parameter.nested]).json_schema())
         if kind == "tasks" and key == "dataset":
-            properties[key] |= {"anyOf": [{"enum": names("datasets")}, {"pattern": "^tfds:"}]}
+            properties[key] |= {"anyOf": [{"enum": names("datasets")}, {"pattern": "^(tfds|user):"}]}
         if parameter.default is not REQUIRED and not isinstance(parameter.default, Source):
             properties[key]["default"] = parameter.default
     required = [key for key, parameter in valid.items() if parameter.default is REQUIRED]

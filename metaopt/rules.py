@@ -62,9 +62,10 @@ def _at_least(key: str, value: Any, zero: bool = False) -> list[InitErrorDetails
 
 def _dataset(name: Any) -> list[InitErrorDetails]:
     known = names("datasets")
-    if not isinstance(name, str) or name in known or name.startswith("tfds:"):
+    if not isinstance(name, str) or name in known or name.startswith(("tfds:", "user:")):
         return []
-    return [problem(("dataset",), f"one of {', '.join(known)} or tfds:NAME", name, nearest(name, known))]
+    expected = f"one of {', '.join(known)}, tfds:NAME or user:NAME"
+    return [problem(("dataset",), expected, name, nearest(name, known))]
 
 
 def _ordered(values: dict[str, Any]) -> list[InitErrorDetails]:

@@ -43,9 +43,10 @@ def celo(
 ) -> LearnedOptimizer:
     """The architecture; 35,803 numbers by default. It uses the loss and the horizon.
 
-    scheduled: False is the first phase of the paper's meta-training: lr = 1, and theta is {"network": ...} alone
-    The second phase starts from {**theta, "scheduler": a fresh theta's} and trains the scheduler only: the outer
-    optimizer leaves "network" as it is (`optax.masked`, say). A fresh scheduler has lr close to 1: nothing jumps.
+    scheduled: False leaves the schedule out: lr = 1, and theta is {"network": ...} alone
+
+    The paper meta-trains in two phases, the network first, then the scheduler: a run with `freeze: ^scheduler/`, whose
+    lr stays close to 1 as it starts, and one that starts from its weights with `freeze: ^network/`.
     `value` is asked for in either phase.
     """
 
