@@ -1,13 +1,50 @@
 """Named lists of tasks. An entry is a task's name with keyword arguments, as in a config file.
 
-Plain literals only: the command line reads them from the source text. No held-out suite shares a pair of family and
-data set with a suite that is trained on or chosen by.
+Plain literals only: the command line reads them from the source text. What is trained on or chosen by (`train_*` and
+`valid`) and what is held out (`heldout_*`) share no family and no data set:
+
+    trained on     classifiers and VAEs of digits, by convolutions, patches or random halves of the classes; regression
+    on
+                   diabetes; recurrent language models of topics; moons, flows, pictures by coordinates, factorisation
+    held out       classifiers and autoencoders of breast_cancer, wine and fashion_mnist, by fully connected, linear and
+                   residual networks; transformers on Python sources; quadratics and test functions; meta-training
+
+`valid_small` alone is of another kind: it goes with configs/quickstart.yaml, which trains on held-out families, on
+other data.
 """
 
 SUITES: dict[str, tuple[dict, ...]] = {
-    "train_digits": (
-        {"name": "image_mlp", "dataset": "digits", "hidden": [32]},
-        {"name": "image_autoencoder", "dataset": "digits", "hidden": [32, 8, 32]},
+    "train_small": (
+        {"name": "image_conv", "dataset": "digits", "widths": [4, 8], "init_scale": [0.5, 2.0]},
+        {"name": "image_vae", "dataset": "digits", "hidden": [16], "latent": 4, "init_scale": [0.5, 2.0]},
+        {"name": "logistic_regression", "dataset": "digits", "init_scale": [0.5, 2.0]},
+        {"name": "tabular_regression", "dataset": "diabetes", "hidden": [16]},
+        {"name": "two_moons"},
+        {"name": "matrix_factorization"},
+    ),
+    "train_diverse": (
+        {"name": "image_conv", "dataset": "digits", "init_scale": [0.5, 2.0], "label_noise": [0.0, 0.3]},
+        {"name": "image_conv", "dataset": "digits", "norm": "layer", "activation": "gelu", "init_scale": [0.5, 2.0]},
+        {"name": "image_mixer", "dataset": "digits", "layers": 1, "init_scale": [0.5, 2.0]},
+        {"name": "image_vit", "dataset": "digits", "layers": 1, "init_scale": [0.5, 2.0]},
+        {"name": "image_vae", "dataset": "digits", "init_scale": [0.5, 2.0]},
+        {"name": "logistic_regression", "dataset": "digits", "init_scale": [0.5, 2.0]},
+        {"name": "tabular_regression", "dataset": "diabetes", "hidden": [16, 16], "activation": "tanh"},
+        {"name": "rnn_lm", "dataset": "topics", "cell": "gru", "length": 16, "init_scale": [0.5, 2.0]},
+        {"name": "two_moons"},
+        {"name": "normalizing_flow"},
+        {"name": "coordinate_network"},
+        {"name": "matrix_factorization"},
+    ),
+    "valid": (
+        {"name": "image_conv", "dataset": "digits", "widths": [12, 12], "norm": "group", "activation": "silu"},
+        {"name": "image_mixer", "dataset": "digits", "patch": 4, "width": 24, "layers": 1},
+        {"name": "image_vae", "dataset": "digits", "hidden": [48], "latent": 6},
+        {"name": "tabular_regression", "dataset": "diabetes", "hidden": [24], "activation": "gelu"},
+        {"name": "rnn_lm", "dataset": "topics", "cell": "lstm", "hidden": 24, "length": 16},
+        {"name": "two_moons", "hidden": [24], "activation": "elu"},
+        {"name": "normalizing_flow", "modes": 3},
+        {"name": "matrix_factorization", "rows": 20, "columns": 20, "rank": 3},
     ),
     "valid_small": (
         {"name": "image_mlp", "dataset": "digits", "hidden": [24]},
@@ -26,10 +63,37 @@ SUITES: dict[str, tuple[dict, ...]] = {
         {"name": "quadratic", "dim": 50, "condition": 100.0},
         {"name": "rosenbrock"},
     ),
+    "heldout_full": (
+        {"name": "image_mlp", "dataset": "breast_cancer", "hidden": [32]},
+        {"name": "image_mlp", "dataset": "wine", "hidden": [32], "activation": "tanh"},
+        {"name": "image_mlp", "dataset": "fashion_mnist", "hidden": [32]},
+        {"name": "image_mlp", "dataset": "fashion_mnist", "hidden": [64, 64], "activation": "gelu"},
+        {"name": "image_mlp", "dataset": "breast_cancer", "hidden": []},
+        {"name": "image_mlp", "dataset": "wine", "hidden": []},
+        {"name": "softmax_regression", "dataset": "fashion_mnist"},
+        {"name": "image_resnet", "dataset": "fashion_mnist", "widths": [4, 8], "batch_size": 16},
+        {"name": "image_autoencoder", "dataset": "wine", "hidden": [16, 4, 16]},
+        {"name": "image_autoencoder", "dataset": "breast_cancer", "hidden": [16, 4, 16], "activation": "tanh"},
+        {"name": "image_autoencoder", "dataset": "fashion_mnist", "hidden": [32, 8, 32]},
+        {"name": "transformer_lm", "dataset": "source"},
+        {"name": "meta_training"},
+        {"name": "quadratic", "dim": 10},
+        {"name": "quadratic", "dim": 50, "condition": 100.0},
+        {"name": "taskset_quadratic"},
+        {"name": "bowl"},
+        {"name": "valley"},
+        {"name": "rosenbrock"},
+        {"name": "ackley"},
+        {"name": "beale"},
+        {"name": "styblinski_tang"},
+    ),
 }
 
 PURPOSES = {
-    "train_digits": "a classifier and an autoencoder of digits: what configs/quickstart.yaml trains on",
-    "valid_small": "other networks on digits: chooses the best weights during training",
-    "heldout_small": "other data and other families, never trained on: a minute on two cores at 1000 steps",
+    "train_small": "six cheap families to meta-train on in minutes on two cores",
+    "train_diverse": "twelve entries of eleven families and three data sets, members of many scales: to meta-train on",
+    "valid": "other members of the families that are trained on: chooses weights and settings",
+    "valid_small": "networks on digits: chooses the best weights of configs/quickstart.yaml",
+    "heldout_small": "other data and other families than the training suites': a minute on two cores at 1000 steps",
+    "heldout_full": "all families and data that are held out of training: heldout_small and as much again",
 }
