@@ -73,9 +73,7 @@ def _users_own(name: str) -> Factory:
     try:
         return registry.factory(module, function)
     except ModuleNotFoundError as error:
-        raise LookupError(
-            "an importable module or a file of the working directory, with the function after it"
-        ) from error
+        raise LookupError("MODULE:FUNCTION, of an importable module or a file in the working directory") from error
     except AttributeError as error:
         raise LookupError(f"a function of module {module}") from error
     finally:
@@ -95,7 +93,10 @@ def adapter(annotation: str | None) -> TypeAdapter[Any]:
 def coerce(parameter: Parameter, value: Any) -> Any:
     """The value in the parameter's type (lists become tuples, integers floats). Raises ValueError where it has none."""
     if parameter.nested in NUMBERS and not isinstance(value, dict | str):
-        return _checked(NUMBERS[parameter.nested], value)
+        try:
+            return _checked(NUMBERS[parameter.nested], value)
+        except ValidationError:
+            fail([problem((), f"{NUMBERS[parameter.nested]} or one of {', '.join(names(parameter.nested))}", value)])
     if parameter.nested:
         return _nested(parameter.nested, parameter.default, value)
     return _checked(parameter.annotation, value)
