@@ -70,7 +70,8 @@ def test_what_is_wrong_with_a_horizon() -> None:
         "did you mean uniform?"
     )
     assert problem({"name": "pes", "horizon": 1.5}) == (
-        "estimator.horizon: expected int | tuple[int, int] or one of constant, uniform, log_uniform, curriculum, got 1.5"
+        "estimator.horizon: expected int | tuple[int, int] or one of constant, uniform, log_uniform, curriculum, "
+        "got 1.5"
     )
     assert problem({"name": "gpes", "period": 30}) == f"estimator.period: {multiple} 30"
 
