@@ -88,7 +88,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(x.shape[-1])(nn.gelu(nn.Dense(self.hidden)(x)))
+        h = nn.gelu(nn.Dense(self.hidden)(x))
+        return nn.Dense(x.shape[-1])(h)
 
 
 class Transformer(nn.Module):

@@ -104,28 +104,29 @@ def linen_init(module: Any, key: jax.Array, scale: jax.Array | float, *inputs: P
 
     kernels ~ N(0, scale^2 / fan_in)        fan_in: the inputs of one output
     embeddings ~ N(0, scale^2 / width)      width: their last axis
-    factors of norms are 1, biases and all else of rank 1 are 0
+    factors of norms (`scale`) are 1, biases are 0
 
     which is Flax's own choice but for the tails it cuts off. The library draws leaf by leaf; here it is one draw for
     all: XLA needs seconds, not tenths, to compile one draw a leaf on a CPU.
     """
     shapes = jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x)["params"], *inputs)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-    noise = scale * jax.random.normal(key, (sum(leaf.size for _, leaf in leaves if leaf.ndim > 1),), jnp.float32)
+    names = [[part.key for part in path] for path, _ in leaves]
+    constant = [name[-1] in ("bias", "scale") for name in names]
+    drawn = [0 if const else leaf.size for const, (_, leaf) in zip(constant, leaves, strict=True)]
+    noise = scale * jax.random.normal(key, (sum(drawn),), jnp.float32)
     fresh, used = [], 0
-    for path, leaf in leaves:
-        if leaf.ndim > 1:
-            drawn = noise[used : used + leaf.size].reshape(leaf.shape)
-            fresh.append(drawn / math.sqrt(_fan_in(path, leaf.shape)))
-            used += leaf.size
+    for name, size, (_, leaf) in zip(names, drawn, leaves, strict=True):
+        if size:
+            fresh.append(noise[used : used + size].reshape(leaf.shape) / math.sqrt(_fan_in(name, leaf.shape)))
         else:
-            fresh.append(jnp.full(leaf.shape, path[-1].key == "scale", jnp.float32))
+            fresh.append(jnp.full(leaf.shape, name[-1] == "scale", jnp.float32))
+        used += size
     return jax.tree.unflatten(treedef, fresh)
 
 
-def _fan_in(path: tuple, shape: tuple[int, ...]) -> int:
+def _fan_in(names: list[str], shape: tuple[int, ...]) -> int:
     """Inputs of one output. An attention's projections to (heads, width) have one input axis, others one output."""
-    names = [part.key for part in path]
     if names[-1] != "kernel" and names[-1].endswith("embedding"):
         return shape[-1]
     return shape[0] if len(names) > 1 and names[-2] in ("query", "key", "value") else math.prod(shape[:-1])
