@@ -45,3 +45,20 @@ def problem(task: Task, data, key):
 def value_and_grad(task: Task, cfg, params, batch, key):
     (loss, _), grads = jax.value_and_grad(task.loss, argnums=1, has_aux=True)(cfg, params, batch, key)
     return loss, grads
+
+
+def draw(task: Task, key):
+    """(cfg, params, batch, data) of one member, in numpy; one program."""
+    data = task.data()
+    return *jax.tree.map(np.asarray, fast_jit(lambda data, key: problem(task, data, key))(data, key)), data
+
+
+def evaluate(task: Task, cfg, params, batch, key):
+    """(loss, aux, normalised loss), in numpy; one program."""
+
+    @fast_jit
+    def program(cfg, params, batch):
+        loss, aux = task.loss(cfg, params, batch, key)
+        return loss, aux, task.normalize(cfg, loss)
+
+    return jax.tree.map(np.asarray, program(cfg, params, batch))

@@ -38,7 +38,7 @@ def leaves(tree):
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_every_wrapper_learns_under_vmap_without_recompiling(name):
     """Adam in a scan, over members: finite and falling losses; another base is an argument of an entry."""
-    task, tx, traces = make({"name": name, "base": {"name": "image_mlp", **NET, "hidden": [8]}}), optax.adam(0.02), 0
+    task, tx, traces = make({"name": name, "base": {"name": "image_mlp", **NET, "hidden": []}}), optax.adam(0.02), 0
 
     @fast_jit
     @jax.vmap

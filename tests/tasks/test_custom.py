@@ -53,8 +53,8 @@ def trained(task, steps=150):
     "task",
     [
         line(),
-        from_module(linen.Dense(1), squares, DATA),
-        from_module(lambda rngs: nnx.Linear(3, 1, rngs=rngs), squares, DATA),
+        from_module(linen.Dense(1), squares, DATA, fresh_loss=14.0),
+        from_module(lambda rngs: nnx.Linear(3, 1, rngs=rngs), squares, DATA, fresh_loss=14.0),
     ],
     ids=["loss", "linen", "nnx"],
 )

@@ -1,5 +1,7 @@
 """Each family against its equation, written out in numpy or taken from another library."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from metaopt.tasks.functions import rosenbrock
 from metaopt.tasks.image_autoencoder import image_autoencoder
 from metaopt.tasks.image_mlp import image_mlp
 from metaopt.tasks.quadratic import quadratic
+from tests.tasks.cases import draw, evaluate, fast_jit, value_and_grad
 
 KEY = jax.random.key(3)
 ULP = 2.0**-23  # float32
@@ -19,35 +22,33 @@ ULP = 2.0**-23  # float32
 
 def test_classifier_is_softmax_cross_entropy_of_an_mlp():
     task = image_mlp("wine", hidden=(8, 5), activation="tanh", batch_size=16)
-    cfg = task.sample(KEY)
-    params = task.init(cfg, KEY)
+    cfg, params, batch, _ = draw(task, KEY)
     assert jax.tree.map(jnp.shape, params) == {
         "w0": (13, 8), "b0": (8,), "w1": (8, 5), "b1": (5,), "w2": (5, 3), "b2": (3,),
     }  # fmt: skip
-    params = {k: v + 0.1 for k, v in params.items()}  # biases at work
-    batch = task.batch(cfg, task.data(), KEY, "train")
-    loss, aux = task.loss(cfg, params, batch, KEY)
+    params = {k: v + np.float32(0.1) for k, v in params.items()}  # biases at work
+    loss, aux, normalized = evaluate(task, cfg, params, batch, KEY)
 
     p, x, y = jax.tree.map(np.float64, params), np.float64(batch["x"]), np.asarray(batch["y"])
     logits = np.tanh(np.tanh(x @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
     want = -np.log(special.softmax(logits, axis=-1)[np.arange(16), y]).mean()
     np.testing.assert_allclose(loss, want, rtol=100 * ULP)
     np.testing.assert_allclose(aux["accuracy"], (logits.argmax(axis=-1) == y).mean(), rtol=ULP)
-    np.testing.assert_allclose(task.normalize(cfg, loss), want / np.log(3), rtol=100 * ULP)
+    np.testing.assert_allclose(normalized, want / np.log(3), rtol=100 * ULP)
 
 
 def test_mup_classifier_divides_the_inputs_of_its_last_layer():
     standard, mup = (image_mlp("wine", hidden=(8, 5), batch_size=16, parametrization=p) for p in ("standard", "mup"))
-    cfg = mup.sample(KEY)
-    params = {k: v + 0.1 for k, v in mup.init(cfg, KEY).items()}  # biases at work
-    batch = mup.batch(cfg, mup.data(), KEY, "train")
-    got, _ = mup.loss(cfg, params, batch, KEY)
-    want, _ = standard.loss(cfg, params | {"w2": params["w2"] / 5}, batch, KEY)
+    cfg, params, batch, _ = draw(mup, KEY)
+    params = {k: v + np.float32(0.1) for k, v in params.items()}  # biases at work
+    got, *_ = evaluate(mup, cfg, params, batch, KEY)
+    want, *_ = evaluate(standard, cfg, params | {"w2": params["w2"] / 5}, batch, KEY)
     np.testing.assert_allclose(got, want, rtol=100 * ULP)
 
 
 def test_no_hidden_layer_is_softmax_regression():
-    assert set(image_mlp("wine", hidden=()).init({"init_scale": 1.0}, KEY)) == {"w0", "b0"}
+    task = image_mlp("wine", hidden=())
+    assert set(jax.eval_shape(lambda key: task.init({"init_scale": 1.0}, key), KEY)) == {"w0", "b0"}
 
 
 def test_initial_weights_have_the_documented_scale():
@@ -56,7 +57,9 @@ def test_initial_weights_have_the_documented_scale():
         ("standard", (np.sqrt(2 / 200), np.sqrt(2 / 100), np.sqrt(1 / 80))),
         ("mup", (np.sqrt(1 / 200), np.sqrt(1 / 100), 1)),
     ):
-        params = _nets.mlp_init(KEY, (200, 100, 80, 50), jnp.float32(0.5), parametrization)
+        params = fast_jit(
+            partial(_nets.mlp_init, sizes=(200, 100, 80, 50), scale=0.5, parametrization=parametrization)
+        )(KEY)
         for name, std in zip(("w0", "w1", "w2"), stds, strict=True):
             np.testing.assert_allclose(params[name].std(), 0.5 * std, rtol=5 / np.sqrt(2 * params[name].size))
         assert not params["b0"].any()
@@ -64,14 +67,15 @@ def test_initial_weights_have_the_documented_scale():
 
 def test_minibatches_are_rows_of_the_split_drawn_evenly():
     n, draws = 7, 70_000
-    batch = _nets.minibatch({"x": np.arange(n, dtype=np.float32)[:, None], "y": np.arange(n)}, KEY, draws)
+    rows = {"x": np.arange(n, dtype=np.float32)[:, None], "y": np.arange(n)}
+    batch = jax.tree.map(np.asarray, fast_jit(lambda key: _nets.minibatch(rows, key, draws))(KEY))
     assert (batch["x"][:, 0] == batch["y"]).all()
     counts = np.bincount(batch["y"], minlength=n)
     assert np.abs(counts - draws / n).max() < 5 * np.sqrt(draws / n)  # five standard deviations
 
 
 def test_bytes_become_unit_range_in_the_minibatch():
-    x = _nets.minibatch({"x": np.array([[0], [51], [255]], np.uint8)}, KEY, 64)["x"]
+    x = fast_jit(lambda key: _nets.minibatch({"x": np.array([[0], [51], [255]], np.uint8)}, key, 64)["x"])(KEY)
     assert x.dtype == jnp.float32
     np.testing.assert_allclose(np.unique(x), [0.0, 0.2, 1.0], rtol=2 * ULP)
 
@@ -79,45 +83,44 @@ def test_bytes_become_unit_range_in_the_minibatch():
 def test_scales_are_log_uniform_between_the_ends():
     """log10 of 1000 draws from [0.01, 1]: mean -1 within five of its deviations, 2 / sqrt(12 * 1000)."""
     task = image_mlp("wine", init_scale=(0.01, 1.0))
-    scales = jax.vmap(task.sample)(jax.random.split(KEY, 1000))["init_scale"]
+    scales = np.asarray(fast_jit(jax.vmap(task.sample))(jax.random.split(KEY, 1000))["init_scale"])
     assert 0.01 <= scales.min() < 0.011 and 0.9 < scales.max() <= 1.0
     np.testing.assert_allclose(np.log10(scales).mean(), -1.0, atol=5 * 2 / np.sqrt(12_000))
-    cfg = {"init_scale": jnp.float32(0.25)}
-    one = task.init({"init_scale": jnp.float32(1.0)}, KEY)
-    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(0.25 * a, b), one, task.init(cfg, KEY)))
+    init = fast_jit(lambda scale: task.init({"init_scale": scale}, KEY))
+    for one, quarter in zip(*map(jax.tree.leaves, (init(1.0), init(0.25))), strict=True):
+        np.testing.assert_array_equal(0.25 * np.asarray(one), quarter)
 
 
 def test_autoencoder_loss_is_relative_to_the_variance_of_the_data():
     task = image_autoencoder("digits", hidden=(4,), batch_size=32)
-    cfg, data = task.sample(KEY), task.data()
-    params = jax.tree.map(jnp.zeros_like, task.init(cfg, KEY))  # predicts the mean
+    cfg, params, batch, data = draw(task, KEY)
+    params = jax.tree.map(np.zeros_like, params)  # predicts the mean
     train = load("digits")["train"]["x"].reshape(-1, 64)
     np.testing.assert_allclose(data["test"]["std"] ** 2, train.var(axis=0).mean(), rtol=1e-5)
 
     everything = (data["train"]["x"] - data["train"]["mean"][None]) / data["train"]["std"]
-    loss, _ = task.loss(cfg, params, {"x": everything}, KEY)
+    loss, *_ = evaluate(task, cfg, params, {"x": everything}, KEY)
     np.testing.assert_allclose(loss, 1.0, rtol=1e-5)  # float32 means over 80,000 numbers
-    batch = task.batch(cfg, data, KEY, "train")
-    some, _ = task.loss(cfg, params, batch, KEY)
+    some, *_ = evaluate(task, cfg, params, batch, KEY)
     np.testing.assert_allclose(some, np.mean(np.float64(batch["x"]) ** 2), rtol=100 * ULP)
 
 
 def test_quadratic_is_the_published_one():
     task = quadratic(dim=6)
-    cfg, x = task.sample(KEY), np.linspace(-1, 1, 6, dtype=np.float32)
+    (cfg, *_), x = draw(task, KEY), np.linspace(-1, 1, 6, dtype=np.float32)
     w, y = np.float64(cfg["w"]), np.float64(cfg["y"])
-    (loss, _), grad = jax.value_and_grad(task.loss, 1, has_aux=True)(cfg, {"x": x}, {}, KEY)
+    loss, grad = fast_jit(lambda x: value_and_grad(task, cfg, {"x": x}, {}, KEY))(x)
     np.testing.assert_allclose(loss, ((w @ x - y) ** 2).sum(), rtol=100 * ULP)
     np.testing.assert_allclose(grad["x"], 2 * w.T @ (w @ x - y), rtol=1e-5, atol=1e-5)
 
 
 def test_conditioned_quadratic_has_the_promised_spectrum_and_minimum():
     task = quadratic(dim=8, condition=100.0)
-    cfg = task.sample(KEY)
+    cfg, *_ = draw(task, KEY)
     w, y = np.float64(cfg["w"]), np.float64(cfg["y"])
     np.testing.assert_allclose(np.linalg.eigvalsh(w.T @ w), np.geomspace(0.01, 1, 8), rtol=1e-4)
     best = np.linalg.solve(w, y)
-    assert task.loss(cfg, {"x": jnp.asarray(best, jnp.float32)}, {}, KEY)[0] < 1e-10
+    assert evaluate(task, cfg, {"x": np.float32(best)}, {}, KEY)[0] < 1e-10
     assert 0.2 < np.linalg.norm(best) / np.sqrt(8) < 2
 
 

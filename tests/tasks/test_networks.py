@@ -13,22 +13,10 @@ from metaopt.tasks.logistic_regression import logistic_regression
 from metaopt.tasks.softmax_regression import softmax_regression
 from metaopt.tasks.tabular_regression import tabular_regression
 from metaopt.tasks.transformer_lm import transformer_lm
-from tests.tasks.cases import fast_jit, problem
+from tests.tasks.cases import draw, evaluate, fast_jit
 
 KEY = jax.random.key(3)
 ULP = 2.0**-23  # float32
-
-
-def draw(task, key=KEY):
-    """(cfg, params, batch, loss) of a member and the data, in numpy; one program."""
-    data = task.data()
-
-    @fast_jit
-    def program(data, key):
-        made = problem(task, data, key)
-        return *made, task.loss(*made, key)[0]
-
-    return *jax.tree.map(np.asarray, program(data, key)), data
 
 
 @pytest.mark.parametrize(
@@ -63,7 +51,8 @@ def test_fresh_weights_of_modules_have_the_documented_scale():
         (block["Mlp_0"]["Dense_1"]["kernel"], 96),
     ):
         np.testing.assert_allclose(leaf.std(), 0.5 / np.sqrt(fan_in), rtol=5 / np.sqrt(2 * leaf.size))
-    conv = _nets.linen_init(_modules.Conv(16, (3, 3)), KEY, 1.0, jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32))
+    image = jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)
+    conv = fast_jit(lambda key: _nets.linen_init(_modules.Conv(16, (3, 3)), key, 1.0, image))(KEY)
     np.testing.assert_allclose(conv["kernel"].std(), 1 / np.sqrt(36), rtol=5 / np.sqrt(2 * 576))
     assert (block["LayerNorm_0"]["scale"] == 1).all() and not attention["query"]["bias"].any()
 
@@ -90,20 +79,21 @@ def test_language_models_see_the_past_and_not_the_future(module):
 
 def test_text_minibatches_are_pieces_of_the_text():
     task = transformer_lm(width=8, layers=1, length=10, batch_size=32)
-    cfg, params, batch, _, data = draw(task)
+    cfg, params, batch, data = draw(task, KEY)
     rows = b"|".join(row.tobytes() for row in data["train"]["tokens"])
     assert batch["tokens"].shape == (32, 11)
     for tokens in batch["tokens"].astype(np.uint8):
         assert tokens.tobytes() in rows
     zeros = jax.tree.map(np.zeros_like, params)
-    np.testing.assert_allclose(task.normalize(cfg, task.loss(cfg, zeros, batch, KEY)[0]), 1, rtol=1e-5)
+    np.testing.assert_allclose(evaluate(task, cfg, zeros, batch, KEY)[2], 1, rtol=1e-5)
     with pytest.raises(ValueError, match="length: 128, expected under 128"):
         transformer_lm(length=128).data()
 
 
 def test_a_logistic_regression_splits_the_classes_in_half():
     task = logistic_regression("digits", l2=0.1, batch_size=50)
-    cfg, p, batch, loss, _ = draw(task)
+    cfg, p, batch, _ = draw(task, KEY)
+    loss, *_ = evaluate(task, cfg, p, batch, KEY)
     assert sorted(cfg["sign"]) == [-1] * 5 + [1] * 5
     margin = batch["t"] * (np.float64(batch["x"]) @ p["w"] + p["b"])
     np.testing.assert_allclose(loss, np.log1p(np.exp(-margin)).mean() + 0.05 * (p["w"] ** 2).sum(), rtol=1e-5)
@@ -113,7 +103,8 @@ def test_a_logistic_regression_splits_the_classes_in_half():
 
 def test_a_softmax_regression_scales_its_inputs():
     task = softmax_regression("wine", scaling=100.0)
-    cfg, p, batch, loss, _ = draw(task)
+    cfg, p, batch, _ = draw(task, KEY)
+    loss, *_ = evaluate(task, cfg, p, batch, KEY)
     assert cfg["input_scale"].shape == (13,) and 0.01 <= cfg["input_scale"].min() < 0.1 < cfg["input_scale"].max() <= 1
     z = (np.float64(batch["x"]) * cfg["input_scale"]) @ p["w0"] + p["b0"]
     picked = z[np.arange(len(z)), batch["y"]]
@@ -122,14 +113,13 @@ def test_a_softmax_regression_scales_its_inputs():
 
 def test_a_vae_has_the_written_loss_and_grey_pictures_have_one():
     task = image_vae("digits", hidden=(6,), latent=3, batch_size=16)
-    cfg, p, batch, _, data = draw(task)
+    cfg, p, batch, data = draw(task, KEY)
     x, zeros = np.float64(batch["x"]), jax.tree.map(np.zeros_like, p)
-    both = fast_jit(lambda p, x: task.loss(cfg, p, {"x": x}, KEY))
-    grey, aux = both(zeros, data["train"]["x"])
-    np.testing.assert_allclose(task.normalize(cfg, grey), 1, rtol=1e-4)
+    _, aux, grey = evaluate(task, cfg, zeros, data["train"], KEY)
+    np.testing.assert_allclose(grey, 1, rtol=1e-4)
     assert aux["rate"] == 0
 
-    loss, aux = both(p, batch["x"])
+    loss, aux, _ = evaluate(task, cfg, p, batch, KEY)
     (enc, mean, log_var, dec, out) = (p[f"Dense_{i}"] for i in range(5))
     h = np.maximum(x @ enc["kernel"] + enc["bias"], 0)
     m, v = h @ mean["kernel"] + mean["bias"], h @ log_var["kernel"] + log_var["bias"]
@@ -144,17 +134,18 @@ def test_a_vae_has_the_written_loss_and_grey_pictures_have_one():
 
 def test_a_regression_is_relative_to_the_variance():
     task = tabular_regression(hidden=(4,), activation="tanh")
-    cfg, p, batch, loss, data = draw(task)
+    cfg, p, batch, data = draw(task, KEY)
+    loss, *_ = evaluate(task, cfg, p, batch, KEY)
     h = np.tanh(np.float64(batch["x"]) @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]
     np.testing.assert_allclose(loss, ((h[:, 0] - batch["y"]) ** 2).mean(), rtol=1e-5)
     zeros = jax.tree.map(np.zeros_like, p)
-    np.testing.assert_allclose(task.loss(cfg, zeros, data["train"], KEY)[0], 1, rtol=1e-5)
+    np.testing.assert_allclose(evaluate(task, cfg, zeros, data["train"], KEY)[0], 1, rtol=1e-5)
 
 
 def test_label_noise_is_drawn_anew_on_train_alone():
     """The labels of a fraction 0.5 are redrawn, of which a third by chance to what they were: 1/3 differ, of 4000."""
     clean, noisy = (image_mlp("wine", batch_size=4000, label_noise=noise) for noise in (0.0, 0.5))
-    data, cfg = clean.data(), noisy.sample(KEY)
+    data, cfg = clean.data(), fast_jit(noisy.sample)(KEY)
     for split, rate in (("train", 0.5 * 2 / 3), ("outer_valid", 0.0)):
         a, b = (fast_jit(lambda d, t=t, s=split: t.batch(cfg, d, KEY, s))(data) for t in (clean, noisy))
         np.testing.assert_array_equal(a["x"], b["x"])
@@ -171,10 +162,11 @@ def test_members_draw_their_activations_as_often_as_said():
     for i, (name, frequency) in enumerate(_nets.FREQUENCIES.items()):
         share = frequency / total
         np.testing.assert_allclose((index == i).mean(), share, atol=5 * np.sqrt(share / 2000), err_msg=name)
-    cfg, params, batch, loss, _ = draw(task)
+    cfg, params, batch, _ = draw(task, KEY)
+    loss, *_ = evaluate(task, cfg, params, batch, KEY)
     name = list(_nets.FREQUENCIES)[int(cfg["activation"])]
     named = image_mlp("wine", hidden=(5,), activation=name)
-    np.testing.assert_allclose(loss, fast_jit(lambda p, b: named.loss(cfg, p, b, KEY)[0])(params, batch), rtol=1e-5)
+    np.testing.assert_allclose(loss, evaluate(named, cfg, params, batch, KEY)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from metaopt.tasks.normalizing_flow import normalizing_flow
 from metaopt.tasks.quadratic import quadratic
 from metaopt.tasks.taskset_quadratic import taskset_quadratic
 from metaopt.tasks.two_moons import two_moons
-from tests.tasks.cases import fast_jit
+from tests.tasks.cases import draw, evaluate, fast_jit
 
 KEY = jax.random.key(3)
 ULP = 2.0**-23  # float32
@@ -38,17 +38,6 @@ MINIMA = {
     "styblinski_tang": (-2.903534, -2.903534),
     "rosenbrock": (1.0, 1.0),
 }
-
-
-def draw(task, key):
-    """(cfg, params, batch) of a member, computed in one program, as numpy arrays."""
-
-    @fast_jit
-    def program(key):
-        cfg = task.sample(key)
-        return cfg, task.init(cfg, key), task.batch(cfg, {}, key, "train")
-
-    return jax.tree.map(np.asarray, program(key))
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -129,36 +118,36 @@ def test_taskset_quadratics_come_in_four_kinds_with_and_without_logarithm_and_no
 
 def test_the_right_factors_have_no_loss_and_zeros_have_one():
     task = matrix_factorization(rows=5, columns=4, rank=3, condition=9.0)
-    cfg, params, _ = draw(task, KEY)
+    cfg, params, *_ = draw(task, KEY)
     m = np.float64(cfg["a"]) @ np.float64(cfg["b"]).T
     i, j = (index.ravel() for index in np.indices(m.shape))
     everything = {"i": i, "j": j, "m": np.float32(m[i, j])}
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0].astype(np.float32)
-    assert task.loss(cfg, {"u": cfg["a"] @ turn, "v": cfg["b"] @ turn}, everything, KEY)[0] < 1e-10
-    loss, _ = task.loss(cfg, jax.tree.map(np.zeros_like, params), everything, KEY)
+    assert evaluate(task, cfg, {"u": cfg["a"] @ turn, "v": cfg["b"] @ turn}, everything, KEY)[0] < 1e-10
+    loss, _, normalized = evaluate(task, cfg, jax.tree.map(np.zeros_like, params), everything, KEY)
     np.testing.assert_allclose(loss, (m**2).mean(), rtol=1e-5)
-    np.testing.assert_allclose(task.normalize(cfg, loss), 1, rtol=1e-5)
+    np.testing.assert_allclose(normalized, 1, rtol=1e-5)
     norms = np.linalg.norm(cfg["a"], axis=0)
     assert norms.shape == (3,) and cfg["b"].shape == (4, 3)
 
 
 def test_a_coordinate_network_is_made_of_sines():
     task = coordinate_network(hidden=(7, 6), omega=5.0, batch_size=16)
-    cfg, p, batch = draw(task, KEY)
+    cfg, p, batch, _ = draw(task, KEY)
     assert np.abs(p["w0"]).max() <= 1 / 2 and np.abs(p["b0"]).max() <= 1 / 2
     assert 0.9 * np.sqrt(6 / 7) / 5 < np.abs(p["w1"]).max() <= np.sqrt(6 / 7) / 5
     x = np.float64(batch["x"])
     h = np.sin(5 * (np.sin(5 * (x @ p["w0"] + p["b0"])) @ p["w1"] + p["b1"])) @ p["w2"] + p["b2"]
     y = np.sqrt(2 / 8) * np.cos(x @ np.float64(cfg["b"]).T + cfg["c"]).sum(axis=-1)
     np.testing.assert_allclose(batch["y"], y, atol=1e-5)
-    np.testing.assert_allclose(task.loss(cfg, p, batch, KEY)[0], ((h[:, 0] - y) ** 2).mean(), rtol=1e-4)
+    np.testing.assert_allclose(evaluate(task, cfg, p, batch, KEY)[0], ((h[:, 0] - y) ** 2).mean(), rtol=1e-4)
 
 
 def test_a_flow_and_its_target_are_densities():
     """exp(log q) and exp(log p) sum to one over a fine grid. The loss of one point is log p - log q; with zero weights
     a flow is the standard normal."""
     task = normalizing_flow(layers=3, hidden=5, modes=3, spread=0.4)
-    cfg, params, batch = draw(task, KEY)
+    cfg, params, batch, _ = draw(task, KEY)
     params = jax.tree.map(lambda w: w + 0.3, params)  # far from the identity
     axis = np.linspace(-16, 16, 321, dtype=np.float32)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -179,21 +168,21 @@ def test_a_flow_and_its_target_are_densities():
 
 def test_moons_are_half_circles():
     task = two_moons(hidden=(5,), activation="tanh", noise=1e-6, batch_size=64)
-    cfg, p, batch = draw(task, KEY)
+    cfg, p, batch, _ = draw(task, KEY)
     c, s = np.cos(cfg["angle"]), np.sin(cfg["angle"])
     x, t = batch["x"] @ np.array([[c, -s], [s, c]]), batch["t"]  # turned back
     local = (x + np.stack([t / 2, t / 4], axis=-1)) * np.stack([np.ones_like(t), t], axis=-1)
     np.testing.assert_allclose(np.linalg.norm(local, axis=-1), 1, atol=1e-4)
     assert local[:, 1].min() > -1e-4 and 16 < (t > 0).sum() < 48
     z = (np.tanh(batch["x"] @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"])[:, 0]
-    loss, aux = task.loss(cfg, p, batch, KEY)
+    loss, aux, _ = evaluate(task, cfg, p, batch, KEY)
     np.testing.assert_allclose(loss, np.log1p(np.exp(-t * z)).mean(), rtol=1e-4)
     np.testing.assert_allclose(aux["accuracy"], ((z > 0) == (t > 0)).mean(), rtol=ULP)
 
 
 def test_meta_training_unrolls_its_rule_on_quadratics():
     task = meta_training(dim=3, steps=4, hidden=5, condition=20.0, batch_size=6)
-    cfg, p, batch = draw(task, KEY)
+    cfg, p, batch, _ = draw(task, KEY)
     p = jax.tree.map(lambda w: w + np.float32(0.1), p)
     h, minimum = np.float64(batch["h"]), np.float64(batch["minimum"])
     spectra = np.linalg.eigvalsh(h)
@@ -209,4 +198,4 @@ def test_meta_training_unrolls_its_rule_on_quadratics():
         hidden = np.tanh(np.stack([g, m], axis=-1) @ p["w0"] + p["b0"])
         x = x - cfg["step_size"] * (hidden @ p["w1"] + p["b1"])[..., 0]
         ratios.append(f(x) / f(np.zeros((6, 3))))
-    np.testing.assert_allclose(task.loss(cfg, p, batch, KEY)[0], np.mean(ratios), rtol=1e-4)
+    np.testing.assert_allclose(evaluate(task, cfg, p, batch, KEY)[0], np.mean(ratios), rtol=1e-4)
