@@ -13,7 +13,7 @@ def image_mixer(
     dataset: str = "digits",
     patch: int = 2,
     width: int = 16,
-    layers: int = 2,
+    layers: int = 1,
     batch_size: int = 32,
     init_scale: float | tuple[float, float] = 1.0,
     label_noise: float | tuple[float, float] = 0.0,

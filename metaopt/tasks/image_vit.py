@@ -14,7 +14,7 @@ def image_vit(
     dataset: str = "digits",
     patch: int = 2,
     width: int = 16,
-    layers: int = 2,
+    layers: int = 1,
     heads: int = 2,
     batch_size: int = 32,
     init_scale: float | tuple[float, float] = 1.0,

@@ -43,16 +43,11 @@ def normalizing_flow(
         squares = jnp.sum(jnp.square(x[:, None, :] - cfg["centres"][None]), axis=-1) / jnp.square(cfg["spread"])
         return jax.nn.logsumexp(-squares / 2, axis=-1) - math.log(2 * math.pi * modes) - 2 * jnp.log(cfg["spread"])
 
-    def draw(cfg, key, number):
-        mode_key, noise_key = jax.random.split(key)
-        centre = cfg["centres"][jax.random.bits(mode_key, (number,), jnp.uint32) % jnp.uint32(modes)]
-        return centre + cfg["spread"] * jax.random.normal(noise_key, (number, 2), jnp.float32)
-
     def sample(key):
-        keys = jax.random.split(key, 3)
-        centres = CENTRES_STD * jax.random.normal(keys[0], (modes, 2), jnp.float32)
-        cfg = {"centres": centres, "spread": _nets.sample_scale(keys[1], spread)}
-        x = draw(cfg, keys[2], MOMENT_POINTS)
+        keys = jax.random.split(key)
+        noise = jax.random.normal(keys[0], (modes + MOMENT_POINTS, 2), jnp.float32)
+        cfg = {"centres": CENTRES_STD * noise[:modes], "spread": _nets.sample_scale(keys[1], spread)}
+        x = cfg["centres"][jnp.arange(MOMENT_POINTS) % modes] + cfg["spread"] * noise[modes:]
         return {**cfg, "divergence": jnp.mean(log_density(cfg, x) - log_normal(x))}
 
     def init(cfg, key):
@@ -60,7 +55,9 @@ def normalizing_flow(
         return {**params, "w1": LAST_SCALE * params["w1"]}
 
     def batch(cfg, data, key, split):
-        return {"x": draw(cfg, key, batch_size)}
+        mode_key, noise_key = jax.random.split(key)
+        centres = _nets.some_rows(cfg["centres"], mode_key, batch_size)
+        return {"x": centres + cfg["spread"] * jax.random.normal(noise_key, (batch_size, 2), jnp.float32)}
 
     def loss(cfg, params, batch, key):
         x = batch["x"]

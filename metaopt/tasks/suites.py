@@ -25,8 +25,8 @@ SUITES: dict[str, tuple[dict, ...]] = {
     "train_diverse": (
         {"name": "image_conv", "dataset": "digits", "init_scale": [0.5, 2.0], "label_noise": [0.0, 0.3]},
         {"name": "image_conv", "dataset": "digits", "norm": "layer", "activation": "gelu", "init_scale": [0.5, 2.0]},
-        {"name": "image_mixer", "dataset": "digits", "layers": 1, "init_scale": [0.5, 2.0]},
-        {"name": "image_vit", "dataset": "digits", "layers": 1, "init_scale": [0.5, 2.0]},
+        {"name": "image_mixer", "dataset": "digits", "init_scale": [0.5, 2.0]},
+        {"name": "image_vit", "dataset": "digits", "init_scale": [0.5, 2.0]},
         {"name": "image_vae", "dataset": "digits", "init_scale": [0.5, 2.0]},
         {"name": "logistic_regression", "dataset": "digits", "init_scale": [0.5, 2.0]},
         {"name": "tabular_regression", "dataset": "diabetes", "hidden": [16, 16], "activation": "tanh"},
@@ -38,7 +38,7 @@ SUITES: dict[str, tuple[dict, ...]] = {
     ),
     "valid": (
         {"name": "image_conv", "dataset": "digits", "widths": [12, 12], "norm": "group", "activation": "silu"},
-        {"name": "image_mixer", "dataset": "digits", "patch": 4, "width": 24, "layers": 1},
+        {"name": "image_mixer", "dataset": "digits", "patch": 4, "width": 24},
         {"name": "image_vae", "dataset": "digits", "hidden": [48], "latent": 6},
         {"name": "tabular_regression", "dataset": "diabetes", "hidden": [24], "activation": "gelu"},
         {"name": "rnn_lm", "dataset": "topics", "cell": "lstm", "hidden": 24, "length": 16},

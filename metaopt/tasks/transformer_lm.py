@@ -12,7 +12,7 @@ from metaopt.types import Task
 def transformer_lm(
     dataset: str = "topics",
     width: int = 32,
-    layers: int = 2,
+    layers: int = 1,
     heads: int = 2,
     length: int = 24,
     batch_size: int = 16,

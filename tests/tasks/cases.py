@@ -14,9 +14,9 @@ WRAPPERS = [name for name in TASKS if name not in FAMILIES]
 
 # Arguments of families whose default is larger than what a test of the contract needs: fewer of the same layers.
 TINY: dict[str, dict] = {
-    "image_vit": {"layers": 1, "patch": 4},
-    "image_mixer": {"layers": 1, "patch": 4},
-    "transformer_lm": {"layers": 1, "length": 8},
+    "image_vit": {"patch": 4},
+    "image_mixer": {"patch": 4},
+    "transformer_lm": {"length": 8},
     "rnn_lm": {"length": 8},
     "normalizing_flow": {"layers": 2},
     "two_moons": {"hidden": (16,)},

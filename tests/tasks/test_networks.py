@@ -1,9 +1,12 @@
 """Families with a network and real data: their layers, their minibatches, and what counts as one."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from metaopt.data import load
 from metaopt.tasks import TASKS, _modules, _nets
@@ -77,13 +80,17 @@ def test_language_models_see_the_past_and_not_the_future(module):
     assert (np.abs(first[3:] - second[3:]).max(axis=-1) > 1e-4).all()
 
 
-def test_text_minibatches_are_pieces_of_the_text():
+def test_text_minibatches_are_pieces_of_the_text_and_each_byte_predicts_the_next():
     task = transformer_lm(width=8, layers=1, length=10, batch_size=32)
     cfg, params, batch, data = draw(task, KEY)
     rows = b"|".join(row.tobytes() for row in data["train"]["tokens"])
     assert batch["tokens"].shape == (32, 11)
     for tokens in batch["tokens"].astype(np.uint8):
         assert tokens.tobytes() in rows
+    module = _modules.TransformerLm(256, 8, layers=1, heads=2)
+    logits = np.float64(fast_jit(partial(_nets.linen_apply, module))(params, batch["tokens"][:, :-1]))
+    picked = np.take_along_axis(special.log_softmax(logits, axis=-1), batch["tokens"][:, 1:, None], axis=-1)
+    np.testing.assert_allclose(evaluate(task, cfg, params, batch, KEY)[0], -picked.mean(), rtol=1e-5)
     zeros = jax.tree.map(np.zeros_like, params)
     np.testing.assert_allclose(evaluate(task, cfg, zeros, batch, KEY)[2], 1, rtol=1e-5)
     with pytest.raises(ValueError, match="length: 128, expected under 128"):
