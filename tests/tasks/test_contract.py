@@ -4,7 +4,6 @@ Nearly all the time goes into compiling. So there are three programs a family, a
 member, called in a loop; a whole run of several members, by vmap; and derivatives in double precision.
 """
 
-import functools
 import inspect
 from typing import NamedTuple
 
@@ -83,10 +82,10 @@ class Case(NamedTuple):
     runs: tuple  # what `run` gives, by vmap
 
 
-@functools.cache
-def examined(name) -> Case:
-    """Computed once a process."""
-    task, traces = tiny(name), 0
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request) -> Case:
+    """Of the whole module, so that the tests of a family come one after another and one worker does them all."""
+    task, traces = tiny(request.param), 0
     data = jax.device_put(task.data())
 
     @fast_jit
@@ -98,11 +97,6 @@ def examined(name) -> Case:
     found = [jax.tree.map(np.asarray, one(data, key)) for key in KEYS]
     runs = fast_jit(lambda data, keys: jax.vmap(lambda key: run(task, data, key))(keys))(data, KEYS)
     return Case(task, jax.tree.map(lambda *rows: np.stack(rows), *found), traces, jax.tree.map(np.asarray, runs))
-
-
-@pytest.fixture(params=FAMILIES)
-def case(request) -> Case:
-    return examined(request.param)
 
 
 def test_factories_have_defaults_and_descriptions():
