@@ -89,7 +89,7 @@ def test_all_errors_at_once() -> None:
         "estimator.horizon: expected the shorter horizon first, got (210, 100)",
         "estimator.horizon: expected a multiple of truncation (20), got (210, 100)",
         "estimator.num_tasks: expected a positive number, got 0",
-        "tasks.0.dataset: expected one of digits, wine or tfds:NAME, got digit; did you mean digits?",
+        "tasks.0.dataset: expected one of digits, wine, tfds:NAME or user:NAME, got digit; did you mean digits?",
         "tasks.1.weight: expected greater than 0, got -1",
         "tasks.2: expected a valid dictionary or instance of WeightedEntry, got 3",
         "outer.optimizer.name: expected learned or the name of an optax optimizer, got adm; did you mean adam?",
