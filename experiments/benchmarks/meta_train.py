@@ -37,10 +37,12 @@ def main(
 ) -> None:
     """Prints one line of JSON."""
     M.compilation_cache(cache)
-    from metaopt import config, runtime
+    from metaopt import config, registry, runtime
 
-    # A whole run is all that `es` can take; the others get runs of ten truncations.
-    length = {"horizon": truncation} if estimator == "es" else {"truncation": truncation, "horizon": 10 * truncation}
+    whole = registry.literal(*registry.WHOLE_RUNS)
+
+    # Estimators of whole runs get runs of one truncation, so that all take equally many steps; the others of ten.
+    length = {"truncation": truncation, "horizon": truncation * (1 if estimator in whole else 10)}
     raw = {
         "optimizer": optimizer,
         "estimator": {"name": estimator, "num_tasks": num_tasks, **length},
