@@ -68,10 +68,11 @@ def dots(problems: dict[str, Any]) -> Figure:
 
 
 def ticks(ax: Any, low: float, high: float) -> None:
-    """Round numbers, as many as there is room for."""
-    steps = (1, 2, 5) if high < 200 * low else (1,)
-    marks = [m * 10.0**k for k in range(-8, 8) for m in steps if low <= m * 10.0**k <= high]
-    marks = marks[:: 1 + len(marks) // 8]
+    """Round numbers at equal distances or nearly, as many as there is room for."""
+    for steps, decades in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+        marks = [m * 10.0**k for k in range(-9, 9, decades) for m in steps if low <= m * 10.0**k <= high]
+        if len(marks) <= 6:
+            break
     ax.set_xticks(marks, [f"{x:g}" for x in marks])
     ax.minorticks_off()
 

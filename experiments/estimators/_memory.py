@@ -12,6 +12,7 @@ import numpy as np
 from metaopt.estimators import full_grad, tbptt
 from metaopt.optimizers import OPTIMIZERS
 from metaopt.tasks import TASKS
+from metaopt.types import Estimator, PyTree
 
 PIECE = 25  # steps of a piece of full_grad
 CHECKED = 16
@@ -36,25 +37,24 @@ def study(lengths: Sequence[int], probe: int) -> dict[str, Any]:
     }
 
 
-def compiled(name: str, length: int, runs: int = 1) -> tuple:
-    """The compiled estimate, of so many runs a device, and its arguments. What the compiler leaves out here comes after
-    memory is planned."""
+def make(name: str, length: int, runs: int) -> tuple[Estimator, PyTree, PyTree]:
+    """The estimator for so many runs a device, theta and data."""
     task = TASKS["image_mlp"]("digits", hidden=(32,))
     optimizer = OPTIMIZERS["hyper"]("adam", {"learning_rate": 1e-3})
-    make = {"tbptt": tbptt, "full_grad": full_grad}[name]
-    estimator = make(
-        task, optimizer, num_tasks=runs * len(jax.devices()), truncation=ESTIMATORS[name](length), horizon=length
-    )
-    theta, data = optimizer.init(jax.random.key(0)), jax.device_put(task.data())
-    state = jax.jit(estimator.init)(theta, jax.random.key(1))
-    arguments = theta, state, data, jax.random.key(2)
-    quick = {"xla_backend_optimization_level": 0}
-    return jax.jit(estimator.estimate, compiler_options=quick).lower(*arguments).compile(), arguments
+    factory = {"tbptt": tbptt, "full_grad": full_grad}[name]
+    num_tasks, truncation = runs * len(jax.devices()), ESTIMATORS[name](length)
+    estimator = factory(task, optimizer, num_tasks=num_tasks, truncation=truncation, horizon=length)
+    return estimator, optimizer.init(jax.random.key(0)), task.data()
 
 
 def planned_bytes(name: str, length: int) -> int:
     """Temporary memory that the compiled program asks for, on each device and so for each run."""
-    return compiled(name, length)[0].memory_analysis().temp_size_in_bytes
+    estimator, theta, data = make(name, length, 1)
+    key = jax.random.key(1)
+    state = jax.eval_shape(estimator.init, theta, key)
+    quick = {"xla_backend_optimization_level": 0}  # what this leaves out comes after memory is planned
+    program = jax.jit(estimator.estimate, compiler_options=quick).lower(theta, state, data, key).compile()
+    return program.memory_analysis().temp_size_in_bytes
 
 
 def exponents(by_length: dict[str, int]) -> dict[str, float]:
@@ -69,7 +69,10 @@ def check(name: str, length: int) -> dict[str, int] | None:
     """Planned temporary bytes of all devices, and by how much the resident memory of this process peaked above its
     level before; None where the system does not tell (Linux does). Of CHECKED runs a device: small things do not show.
     """
-    program, arguments = compiled(name, length, CHECKED)
+    estimator, theta, data = make(name, length, CHECKED)
+    key = jax.random.key(1)
+    arguments = theta, jax.jit(estimator.init)(theta, key), jax.device_put(data), key
+    program = jax.jit(estimator.estimate).lower(*arguments).compile()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at the present level
         before = resident("VmRSS")

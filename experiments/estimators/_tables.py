@@ -39,7 +39,7 @@ def table(one: dict[str, Any]) -> str:
         cells = (
             name,
             f"{measured['inner_steps']:g}",
-            f"{cost:.2g}",
+            number(cost),
             bias(measured["bias"]),
             bias(measured["total_bias"]),
         )
@@ -78,7 +78,7 @@ def row(cells: tuple[str, ...]) -> str:
 
 
 def number(x: float) -> str:
-    return "–" if x != x else f"{x:.2g}"
+    return "–" if x != x else f"{float(f'{x:.2g}'):g}"
 
 
 def interval(measured: list[float]) -> str:
@@ -88,4 +88,4 @@ def interval(measured: list[float]) -> str:
 
 def bias(measured: list[float]) -> str:
     """An interval that reaches zero is an upper bound."""
-    return f"< {measured[2]:.1g}" if measured[1] == 0 < measured[2] else interval(measured)
+    return f"< {number(measured[2])}" if measured[1] == 0 < measured[2] else interval(measured)

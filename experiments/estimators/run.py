@@ -2,7 +2,7 @@
 backpropagation over the length of the unroll:
 
     python experiments/estimators/run.py            # some minutes; writes results.json and the figures beside this file
-    python experiments/estimators/run.py --quick    # under a minute: one problem, few repetitions, noisy figures
+    python experiments/estimators/run.py --quick    # a minute or two: one problem, few repetitions, noisy
 
 Prints the tables of README.md, which says what the numbers mean.
 """
@@ -63,7 +63,7 @@ def compare(problem: Any, name: str, quick: bool) -> dict[str, Any]:
     compiled = time.perf_counter()
     exact = {False: chains["full_grad"], True: chains.pop("final")}
     grads, seconds = _chains.repetitions(problem, chains, data, count)
-    reference = {final: _chains.references(problem, one, data, count // (1 + final)) for final, one in exact.items()}
+    reference = {final: _chains.references(problem, one, data, count // 2) for final, one in exact.items()}
     print(f"{name}: {compiled - began:.0f} s to compile, {time.perf_counter() - compiled:.0f} s to run", flush=True)
     rows = {}
     for label, row in ROWS.items():
