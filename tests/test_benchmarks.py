@@ -22,6 +22,7 @@ def run(script: str, *arguments: str) -> dict:
     return json.loads(line)
 
 
+@pytest.mark.slow  # two cold compilations
 def test_meta_train(tmp_path):
     arguments = ["--task", "quadratic", "--num-tasks", "2", "--truncation", "5", "--chunk", "3", "--repeats", "2"]
     result = run("meta_train.py", *arguments, "--cache", str(tmp_path), "tasks.0.dim=3", "estimator.std=0.1")

@@ -3,9 +3,9 @@
     g = d/dtheta L(theta + eps),    L the outer loss of a fresh run of T steps, eps ~ N(0, std^2 I), or 0
 
 T is cut into n = T / truncation pieces and these into about sqrt(n) groups. Only the states between groups are kept;
-each group is run again when its gradient is due, then each piece (Chen et al. 2016, arXiv 1604.06174, section 4). So a
-step is computed three times and differentiated once, and 2 sqrt(n) states and the residuals of `truncation` steps live
-at the same time. It has no bias; where inner runs are chaotic its variance explodes (Metz et al. 2019, section 3).
+each group is run again when its gradient is due, then each piece, then each step (Chen et al. 2016, arXiv 1604.06174,
+section 4). So a step is computed four times and differentiated once, and 2 sqrt(n) + truncation states live at the same
+time. It has no bias; where inner runs are chaotic its variance explodes (Metz et al. 2019, section 3).
 """
 
 from functools import partial
@@ -87,7 +87,7 @@ def full_grad(
     def init(theta, fraction, key):
         return ()  # nothing is carried from one estimate to the next
 
-    inner_steps = num_tasks * groups * size * truncation  # counted once, though computed three times
+    inner_steps = num_tasks * groups * size * truncation  # counted once, though computed four times
     return Estimator(*C.over_tasks(init, one, num_tasks, chunk), inner_steps)
 
 

@@ -87,7 +87,7 @@ def test_inner_steps_are_those_taken(case):
     case.steps.clear()
     jax.block_until_ready(case.estimate(case.theta, state, jax.random.key(1)))
     jax.effects_barrier()
-    passes = 3 if case.name == "full_grad" else 1  # it computes the states between its pieces twice over
+    passes = {"tbptt": 2, "combined": 2, "full_grad": 4}.get(case.name, 1)  # what is differentiated is computed again
     assert len(case.steps) == passes * case.estimator.inner_steps
 
 
@@ -154,8 +154,16 @@ def use_devices(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "mesh", lambda: Mesh(np.array(jax.devices()[:count]), (sharding.AXIS,)))
 
 
-DIVIDED = [pytest.param(name, 4, None, 3, id=f"{name}-divided") for name in NAMES]
-REPLICATED = [pytest.param(name, 3, 1, None, id=f"{name}-replicated") for name in ("tbptt", "pes")]  # two suffice
+QUICK = ("tbptt", "pes", "combined")  # the way over devices is shared but for that of `combined`
+
+
+def cases(kind, tasks, two, one):
+    for name in NAMES:
+        quick = name in QUICK if kind == "divided" else name == "pes"
+        yield pytest.param(name, tasks, two, one, id=f"{name}-{kind}", marks=[] if quick else [pytest.mark.slow])
+
+
+DIVIDED, REPLICATED = list(cases("divided", 4, None, 3)), list(cases("replicated", 3, 1, None))
 
 
 @pytest.mark.parametrize(("name", "tasks", "two", "one"), DIVIDED + REPLICATED)

@@ -228,7 +228,7 @@ UNBIASED = {  # estimator, arguments, which draw of the noise a truncation feels
 }
 
 
-@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize("name", [pytest.param(k, marks=[pytest.mark.slow] * (k == "gpes-final")) for k in UNBIASED])
 def test_unbiased_over_a_cycle(biased, name):
     make, arguments, noises = UNBIASED[name]
     problem, horizon, truncation, exact, influence = biased(final="outer_loss" in arguments)

@@ -60,7 +60,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("mean", "mean-log-inner_valid", "final")  # what they have the others have, too
+
+
+@pytest.mark.parametrize("name", [pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in CASES])
 def test_against_the_definition(name, x64):
     """Value and gradient of a whole run cut into four pieces. Float64, rounding of some hundred operations."""
     loss, combine = CASES[name]
