@@ -8,7 +8,7 @@ import jax
 import pytest
 import typer
 
-from metaopt import OPTIMIZERS, cli, config
+from metaopt import OPTIMIZERS, cli, config, tasks
 from metaopt.checkpoint import save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +28,18 @@ def test_the_two_commands():
     assert TEXT.startswith("# metaopt\n\n```sh\n")
 
 
+def test_the_task_of_ones_own(tmp_path, monkeypatch):
+    """The file of the second block, named as the text below it names it."""
+    name = re.search(r'tasks: \[\{name: "(\w+):(\w+)", noise: 0.2\}\]', TEXT)
+    (tmp_path / f"{name[1]}.py").write_text(blocks("python")[1])
+    monkeypatch.chdir(tmp_path)
+    task = tasks.make({"name": f"{name[1]}:{name[2]}", "noise": 0.2})
+    loss, _ = task.loss({}, {"w": jax.numpy.array([1.0, -2.0, 3.0])}, task.data()["train"], jax.random.key(0))
+    assert loss == pytest.approx(
+        0.2**2 / 2, rel=0.2
+    )  # the mean of 400 squares (0.2 sin)^2, of standard error 0.035 / 20
+
+
 @pytest.mark.parametrize(
     ("entry", "most"),
     [
@@ -44,7 +56,7 @@ def test_the_example(entry, most, tmp_path, monkeypatch, capsys):
     meta = {"optimizer": entry, "config": {}, "outer_step": 0}
     save_weights(tmp_path / "runs" / "quickstart" / "theta.safetensors", theta, meta)
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     exec(compile(code, "README.md", "exec"), {})
     step, loss = capsys.readouterr().out.split()[-2:]
     assert int(step) == 199 and 0 <= float(loss) < most
