@@ -35,9 +35,7 @@ def test_the_task_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task = tasks.make({"name": f"{name[1]}:{name[2]}", "noise": 0.2})
     loss, _ = task.loss({}, {"w": jax.numpy.array([1.0, -2.0, 3.0])}, task.data()["train"], jax.random.key(0))
-    assert loss == pytest.approx(
-        0.2**2 / 2, rel=0.2
-    )  # the mean of 400 squares (0.2 sin)^2, of standard error 0.035 / 20
+    assert loss == pytest.approx(0.2**2 / 2, rel=0.2)  # a mean of 400 (0.2 sin)^2: 3.5 % off at 1 sigma
 
 
 @pytest.mark.parametrize(

@@ -57,14 +57,13 @@ def full_grad(
         chunk=chunk,
     )
     C.check_std(std, least=0.0)
-    pieces = setup.law.high // truncation
-    groups, size = grouping(pieces)
+    groups, size = grouping(setup.law.high // truncation)
 
     def whole_run(theta, inner, data):
         @jax.checkpoint
         def piece(carry, i):
             run, total = carry
-            active = (i * truncation < inner.horizon) & (i < pieces)
+            active = i * truncation < inner.horizon  # false as well for what the last group is padded with
             end, shares = C.segment(setup, theta, run, data)
             total = tree.where(active, C.add(setup, total, shares, inner.horizon), total)
             return (tree.where(active, end, run), total), None

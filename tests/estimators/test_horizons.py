@@ -105,6 +105,7 @@ def test_stagger_is_exact_for_every_number_of_runs():
     """rank / num_tasks of the horizon rounded up, also where the fraction is not a float (3 / 10 of 50, say)."""
     ranks, counts = (np.array(x) for x in zip(*[(r, n) for n in range(1, 101) for r in range(1, n + 1)], strict=True))
     np.testing.assert_array_equal(C.shortened(5 * counts, 5, (ranks, counts)), 5 * ranks)
+    assert [C.shortened(10, 5, (rank, 4)) for rank in (1, 2, 3, 4)] == [5, 5, 10, 10]
 
 
 def test_pairs_of_a_task_share_all_but_their_noise():
@@ -117,11 +118,13 @@ def test_pairs_of_a_task_share_all_but_their_noise():
         def step(state, key):
             return estimator.estimate(problem.theta, state, data, key)[1], None
 
-        return jax.lax.scan(step, estimator.init(problem.theta, key), jax.random.split(key, 5))[0]
+        first = estimator.init(problem.theta, key)
+        return first, jax.lax.scan(step, first, jax.random.split(key, 5))[0]
 
-    pair, xi = run(jax.random.key(0)).runs
-    for x in (pair.cfg["a"], jax.random.key_data(pair.key), pair.step, pair.horizon):
-        groups = np.asarray(x).reshape(2, 3, -1)
-        np.testing.assert_array_equal(groups, groups[:, :1].repeat(3, axis=1))
-    assert not np.array_equal(pair.cfg["a"][0], pair.cfg["a"][3])
-    assert len(set(xi["rate"].tolist())) == 6
+    first, last = run(jax.random.key(0))
+    for pair, _ in (first.runs, last.runs):
+        for x in (pair.cfg["a"], jax.random.key_data(pair.key), pair.step, pair.horizon):
+            groups = np.asarray(x).reshape(2, 3, -1)
+            np.testing.assert_array_equal(groups, groups[:, :1].repeat(3, axis=1))
+        assert not np.array_equal(pair.cfg["a"][0], pair.cfg["a"][3])
+    assert len(set(last.runs.xi["rate"].tolist())) == 6
