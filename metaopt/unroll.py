@@ -35,6 +35,7 @@ def unroll(
     split: str = "train",
     *,
     first_order: bool = False,
+    remat: bool = False,
     measure: Callable[[PyTree, jax.Array], jax.Array] | None = None,
 ) -> tuple[Inner, jax.Array]:
     """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update; or
@@ -43,7 +44,9 @@ def unroll(
     A run at step 0 gets its optimizer state from this theta, so that learned initial states feel perturbations and
     pass gradients. With `first_order` what the problem tells the optimizer, gradient and loss, is a constant to
     whoever differentiates: theta then acts through the updates and the parameters alone (Andrychowicz et al. 2016,
-    section 2: second derivatives of the problem are dropped).
+    section 2: second derivatives of the problem are dropped). With `remat`, for whoever differentiates, only the states
+    between steps are kept, and the gradient computes every step again: what a step stores is hundreds of times its
+    state, and writing it takes longer.
     """
     tx = optimizer.build(theta, inner.horizon)
     inner = inner._replace(opt_state=tree.where(inner.step == 0, tx.init(inner.params), inner.opt_state))
@@ -58,9 +61,7 @@ def unroll(
         value = loss if measure is None else measure(params, t)
         return (optax.apply_updates(params, updates), opt_state, t + 1), value
 
-    # Differentiated, only the states between steps are kept, and every step is computed again: what a step stores is
-    # hundreds of times its state. That saves more time than it costs.
-    step = jax.checkpoint(step, prevent_cse=False)
+    step = jax.checkpoint(step, prevent_cse=False) if remat else step
     carry, values = jax.lax.scan(step, (inner.params, inner.opt_state, inner.step), None, length)
     params, opt_state, t = carry
     return inner._replace(params=params, opt_state=opt_state, step=t), values

@@ -27,6 +27,7 @@ class Setup(NamedTuple):
     law: Law
     loss: OuterLoss
     first_order: bool
+    remat: bool  # the estimator differentiates
 
 
 class Call(NamedTuple):
@@ -54,6 +55,7 @@ def setup(
     *,
     whole: bool = False,
     first_order: bool = False,
+    remat: bool = False,
     **positive: int | float | None,
 ) -> Setup:
     """Raises ValueError for a horizon that is not made of whole truncations, an argument of `positive` that is neither
@@ -63,7 +65,7 @@ def setup(
             raise ValueError(f"{name}: must be positive, got {value}")
     if loss.whole and not whole:
         raise ValueError(f"outer_loss: {loss.name} is of whole runs: use es or full_grad, or mean, weighted or final")
-    return Setup(task, optimizer, truncation, _horizons.law(horizon, truncation), loss, first_order)
+    return Setup(task, optimizer, truncation, _horizons.law(horizon, truncation), loss, first_order, remat)
 
 
 def check_std(std: float, least: float | None = None) -> None:
@@ -123,7 +125,7 @@ def segment(s: Setup, theta: PyTree, inner: Inner, data: PyTree) -> tuple[Inner,
     recomputed = loss.batches > 0
     measure = at if recomputed and not loss.ends else None
     end, losses = unroll(
-        s.task, s.optimizer, theta, inner, data, s.truncation, first_order=s.first_order, measure=measure
+        s.task, s.optimizer, theta, inner, data, s.truncation, first_order=s.first_order, remat=s.remat, measure=measure
     )
     if loss.ends:
         values = jnp.stack([at(inner.params, inner.step) if recomputed else losses[0], at(end.params, end.step)])

@@ -63,6 +63,7 @@ def combined(
         horizon,
         outer_loss,
         first_order=first_order,
+        remat=True,
         num_tasks=num_tasks,
         std=std,
         pairs=pairs,

@@ -53,6 +53,7 @@ def full_grad(
         outer_loss,
         whole=True,
         first_order=first_order,
+        remat=True,
         num_tasks=num_tasks,
         chunk=chunk,
     )

@@ -94,7 +94,7 @@ def pes(
         after, shares = C.unroll_pair(setup, C.antithetic(theta, noise), pair, data)
         difference, finite = C.difference(shares.share, clip_diff, sign_diff)
         if analytic:
-            own = own_gradient(setup, theta, pair, data)
+            own = own_gradient(setup._replace(remat=True), theta, pair, data)
             grad = C.es_gradient(xi, difference - 2 * optax.tree.vdot(noise, own), std)
             grad = jax.tree.map(jnp.add, grad, own)
         else:

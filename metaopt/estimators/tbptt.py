@@ -42,7 +42,15 @@ def tbptt(
     Errors: ValueError for a horizon that is not made of whole truncations, or an argument that is not positive.
     """
     setup = C.setup(
-        task, optimizer, truncation, horizon, outer_loss, first_order=first_order, num_tasks=num_tasks, chunk=chunk
+        task,
+        optimizer,
+        truncation,
+        horizon,
+        outer_loss,
+        first_order=first_order,
+        remat=True,
+        num_tasks=num_tasks,
+        chunk=chunk,
     )
     C.check_std(std, least=0.0)
 
