@@ -46,7 +46,7 @@ def broken(kind: str, name: str, valid: dict[str, Parameter], values: dict[str, 
         case "estimators":
             zero = {key for key, parameter in valid.items() if parameter.default == 0}  # 0 is its default: allowed
             checks = [_at_least(key, values[key], key in zero) for key in values if key in POSITIVE]
-            return sum(checks, _horizon(values) + _outer_loss(name, values.get("outer_loss")))
+            return sum(checks, _horizon(name, values) + _outer_loss(name, values.get("outer_loss")))
         case "horizons":
             return sum((_at_least(key, value) for key, value in values.items()), _ordered(values))
         case "outer_losses":
@@ -73,7 +73,7 @@ def _ordered(values: dict[str, Any]) -> list[InitErrorDetails]:
     return [problem(("low",), f"at most high ({high})", low)] if low is not None and low > high else []
 
 
-def _horizon(values: dict[str, Any]) -> list[InitErrorDetails]:
+def _horizon(name: str, values: dict[str, Any]) -> list[InitErrorDetails]:
     """Of an estimator: its ends are positive multiples of the truncation, and so is a period."""
     given, truncation = values.get("horizon"), values.get("truncation")
     if given is None or truncation is None or truncation <= 0:
@@ -88,7 +88,9 @@ def _horizon(values: dict[str, Any]) -> list[InitErrorDetails]:
         problems = []
     places = [place for place in places if place[2] % truncation][:1]
     problems += [problem(key, f"a multiple of truncation ({truncation})", shown) for key, shown, _ in places]
-    if values.get("period") is not None and values["period"] % truncation:
+    if values.get("period") is not None and name != "gpes":
+        problems.append(problem(("period",), f"null: in {name} a perturbation lasts the whole run", values["period"]))
+    elif values.get("period") is not None and values["period"] % truncation:
         problems.append(problem(("period",), f"a multiple of truncation ({truncation})", values["period"]))
     return problems
 

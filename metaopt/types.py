@@ -49,11 +49,13 @@ class Task(NamedTuple):
 class Estimator(NamedTuple):
     """An estimator of d E[meta-loss] / d theta, one truncation at a time.
 
-    init(theta, key) -> state     every leaf has a leading axis [tasks, ...], sharded over the devices
+    init(theta, key) -> state     every leaf has a leading axis [tasks (times pairs), ...], sharded over the devices
     estimate(theta, state, data, key) -> (grad, state, metrics)
-      grad has theta's structure and is always finite; metrics is a flat dict of float32 scalars, among them
-      `meta_loss` (mean normalised loss of the truncation) and `diverged` (inner runs reset because non-finite).
-    inner_steps: inner optimization steps that one `estimate` takes, all runs together
+      grad has theta's structure and is finite; metrics is a flat dict of float32 scalars, among them `meta_loss` (the
+      outer loss, or a truncation's share of it), `diverged` (inner runs that start anew because they are not finite)
+      and `nonfinite` (differences or gradients that counted as zero because they are not).
+    inner_steps: inner optimization steps that one `estimate` takes, all runs together; where runs have different
+      horizons and are unrolled whole, as many as if all had the longest
     """
 
     init: Callable[[PyTree, jax.Array], PyTree]

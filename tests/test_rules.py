@@ -74,6 +74,9 @@ def test_what_is_wrong_with_a_horizon() -> None:
         "got 1.5"
     )
     assert problem({"name": "gpes", "period": 30}) == f"estimator.period: {multiple} 30"
+    assert problem({"name": "nres", "period": 40}) == (
+        "estimator.period: expected null: in nres a perturbation lasts the whole run, got 40"
+    )
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -62,7 +63,7 @@ def _quad(files: dict[str, bytes]) -> Arrays:
     prefix = {"train": "", "t10k": "test_", "test": "test_"}
     found: Arrays = {}
     for name, raw in files.items():
-        part, what = QUAD.fullmatch(name).groups()  # type: ignore[union-attr]
+        ((part, what),) = QUAD.findall(name)
         key = prefix[part] + {"images": "x", "labels": "y"}[what]
         if key in found:
             raise ValueError(
@@ -148,14 +149,20 @@ def _tar(file: IO[bytes]) -> Iterator[tuple[str, int, Read]]:
     with tarfile.open(fileobj=file) as archive:
         for member in archive:
             if member.isreg():
-                yield member.name, member.size, lambda member=member: archive.extractfile(member).read()  # type: ignore[misc, union-attr]
+                yield member.name, member.size, partial(_extracted, archive, member)
+
+
+def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    opened = archive.extractfile(member)
+    assert opened is not None  # as it would be for a folder
+    return opened.read()
 
 
 def _zip(file: IO[bytes]) -> Iterator[tuple[str, int, Read]]:
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if not member.is_dir():
-                yield member.filename, member.file_size, lambda member=member: archive.read(member)  # type: ignore[misc]
+                yield member.filename, member.file_size, partial(archive.read, member)
 
 
 def _data_of_deb(file: IO[bytes]) -> IO[bytes]:

@@ -4,17 +4,20 @@ All have the arguments num_tasks, truncation, horizon, std and outer_loss, so th
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from metaopt.estimators._horizons import Law, constant, curriculum, log_uniform, uniform
 from metaopt.estimators._outer_losses import OuterLoss, final, mean, minimum, weighted
 from metaopt.estimators.combined import combined
 from metaopt.estimators.es import es
 from metaopt.estimators.full_grad import full_grad
-from metaopt.estimators.gpes import gpes, nres
+from metaopt.estimators.gpes import gpes
 from metaopt.estimators.pes import pes
 from metaopt.estimators.tbptt import tbptt
 from metaopt.estimators.truncated_es import truncated_es
 from metaopt.types import Estimator
+
+nres = partial(gpes, period=None)  # one perturbation per run
 
 ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "tbptt": tbptt,

@@ -68,10 +68,10 @@ def setup(
     return Setup(task, optimizer, truncation, _horizons.law(horizon, truncation), loss, first_order, remat)
 
 
-def check_std(std: float, least: float | None = None) -> None:
-    """ValueError unless the std is positive, or `least` or more."""
-    if not (std > 0 if least is None else std >= least):
-        raise ValueError(f"std: must be {'positive' if least is None else f'{least:g} or more'}, got {std}")
+def check_std(std: float) -> None:
+    """ValueError unless the std is 0, for no perturbation, or positive."""
+    if not std >= 0:
+        raise ValueError(f"std: must be 0 or more, got {std}")
 
 
 def fresh(s: Setup, theta: PyTree, estimates: jax.Array | int, key: jax.Array) -> Inner:

@@ -57,7 +57,7 @@ def full_grad(
         num_tasks=num_tasks,
         chunk=chunk,
     )
-    C.check_std(std, least=0.0)
+    C.check_std(std)
     groups, size = grouping(setup.law.high // truncation)
 
     def whole_run(theta, inner, data):

@@ -52,7 +52,7 @@ def tbptt(
         num_tasks=num_tasks,
         chunk=chunk,
     )
-    C.check_std(std, least=0.0)
+    C.check_std(std)
 
     def init(theta, fraction, key):
         return C.first(setup, theta, fraction, key)

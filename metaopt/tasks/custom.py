@@ -45,9 +45,8 @@ def from_loss(
     init: key -> params, a pytree of floats
     loss: (params, batch, key) -> scalar; `key` is for noise such as dropout's
     data: a pytree of arrays [n, ...], of which a tenth each becomes inner_valid, outer_valid and test; or a dict of
-    such
-      pytrees with these names and train; or a function that returns either, called when the data are needed; null: the
-      batch is an empty dict
+      such pytrees with these names and train; or a function that returns either, called when the data are needed;
+      null: the batch is an empty dict
     batch_size: rows of a minibatch, drawn with replacement
     fresh_loss: the loss that counts as 1; null: the mean of 16 fresh models, measured when it is first needed
     best_loss: the loss that counts as 0

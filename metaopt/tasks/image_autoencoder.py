@@ -28,7 +28,7 @@ def image_autoencoder(
 ) -> Task:
     """Autoencoder of `dataset` with hidden layers of the given widths; members differ in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; images are flattened
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; images are flattened
     hidden: widths of all hidden layers, the bottleneck among them
     activation: between layers; none after the last
     batch_size: rows of a minibatch, drawn with replacement

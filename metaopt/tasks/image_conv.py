@@ -22,7 +22,7 @@ def image_conv(
 ) -> Task:
     """Softmax classifier of `dataset` by a convolutional network; members differ in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; of images
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; of images
     widths: channels of the layers
     norm: LayerNorm over channels, GroupNorm with four channels a group, or none
     activation: after each layer

@@ -20,7 +20,7 @@ def image_mixer(
 ) -> Task:
     """Softmax classifier of `dataset` by an MLP-Mixer; members differ in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; of images
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; of images
     patch: side of a patch; what is left beyond the last whole patch is cut off
     width: features of a patch
     layers: blocks

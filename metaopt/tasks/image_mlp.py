@@ -24,7 +24,7 @@ def image_mlp(
 ) -> Task:
     """Softmax classifier of `dataset` by a fully connected network; members differ in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; images are flattened, so tables serve as well
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; images are flattened, so tables serve as well
     hidden: widths of the hidden layers; none is softmax regression
     activation: between layers, none after the last; sampled: each member draws its own, as often as in TaskSet
     batch_size: rows of a minibatch, drawn with replacement

@@ -20,7 +20,7 @@ def image_resnet(
 ) -> Task:
     """Softmax classifier of `dataset` by a residual network; members differ in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; of images
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; of images
     widths: channels of each stage
     blocks: residual blocks of a stage
     batch_size: rows of a minibatch, drawn with replacement

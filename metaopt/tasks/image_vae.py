@@ -30,7 +30,7 @@ def image_vae(
 ) -> Task:
     """VAE of `dataset` with fully connected halves; members differ in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; of values in [0, 1], flattened
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; of values in [0, 1], flattened
     hidden: widths of the encoder's hidden layers, and in reverse of the decoder's
     latent: numbers of a code
     batch_size: rows of a minibatch, drawn with replacement

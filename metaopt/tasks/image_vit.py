@@ -22,7 +22,7 @@ def image_vit(
 ) -> Task:
     """Softmax classifier of `dataset` by a vision transformer; members differ in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; of images
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; of images
     patch: side of a patch; what is left beyond the last whole patch is cut off
     width: features of a token, a multiple of `heads`
     layers: blocks

@@ -24,7 +24,7 @@ def logistic_regression(
 ) -> Task:
     """Linear classifier of two halves of `dataset`; members differ in the split, in l2 and in their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; images are flattened, so tables serve as well
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; images are flattened, so tables serve as well
     l2: weight of the squared norm, or the two ends of a log-uniform range
     batch_size: rows of a minibatch, drawn with replacement
     init_scale: factor on the initial weights ~ N(0, 1 / features), or the two ends of a log-uniform range

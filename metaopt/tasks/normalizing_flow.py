@@ -8,6 +8,7 @@ an unbiased estimate of KL(p || q). A layer keeps one coordinate a and moves the
 """
 
 import math
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def normalizing_flow(
         kept, moved = x[:, :1], x[:, 1:]
         logs = jnp.zeros(())
         for i in range(layers):
-            shift = _nets.mlp(jax.tree.map(lambda p: p[i], params), kept, jnp.tanh)  # noqa: B023 (used at once)
+            shift = _nets.mlp(jax.tree.map(itemgetter(i), params), kept, jnp.tanh)
             s = 2 * jnp.tanh(shift[:, :1])
             kept, moved = moved * jnp.exp(s) + shift[:, 1:], kept
             logs += s[:, 0]

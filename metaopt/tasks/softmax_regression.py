@@ -23,7 +23,7 @@ def softmax_regression(
 ) -> Task:
     """Linear softmax classifier of `dataset`; members differ in the scales of their inputs and their initial weights.
 
-    dataset: a name in DATASETS, or tfds:NAME; images are flattened, so tables serve as well
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; images are flattened, so tables serve as well
     scaling: largest over smallest factor on inputs, >= 1
     batch_size: rows of a minibatch, drawn with replacement
     init_scale: factor on the initial weights (see `_nets.mlp_init`), or the two ends of a log-uniform range

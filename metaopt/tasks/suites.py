@@ -3,9 +3,9 @@
 Plain literals only: the command line reads them from the source text. What is trained on or chosen by (`train_*` and
 `valid`) and what is held out (`heldout_*`) share no family and no data set:
 
-    trained on     classifiers and VAEs of digits, by convolutions, patches or random halves of the classes; regression
-    on
-                   diabetes; recurrent language models of topics; moons, flows, pictures by coordinates, factorisation
+    trained on     classifiers and VAEs of digits, by convolutions, patches or random halves of the classes;
+                   regression on diabetes; recurrent language models of topics; moons, flows, pictures by
+                   coordinates, factorisation
     held out       classifiers and autoencoders of breast_cancer, wine and fashion_mnist, by fully connected, linear and
                    residual networks; transformers on Python sources; quadratics and test functions; meta-training
 

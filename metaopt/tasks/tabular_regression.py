@@ -26,7 +26,7 @@ def tabular_regression(
 ) -> Task:
     """Least squares of `dataset` by a fully connected network; members differ in their initial weights and their scale.
 
-    dataset: a name in DATASETS, or tfds:NAME; of the kind regression
+    dataset: a name in DATASETS, tfds:NAME or user:NAME; of the kind regression
     hidden: widths of the hidden layers; none is linear regression
     activation: between layers, none after the last
     batch_size: rows of a minibatch, drawn with replacement

@@ -134,7 +134,10 @@ def test_groups_of_pieces_are_about_square_roots():
 def test_the_gradient_of_a_perturbed_theta_is_that_of_the_smoothed_loss():
     """On the bowl each is grad + H eps 3/4: the mean is the gradient, the variance std^2 of each row of 3/4 H."""
     problem, std, tasks = problems.bowl(), 0.5, 512
-    shrunk = lambda theta: 0.75 * problem.task.loss((), theta, (), None)[0]  # noqa: E731
+
+    def shrunk(theta):
+        return 0.75 * problem.task.loss((), theta, (), None)[0]
+
     exact, error = jax.grad(shrunk)(problem.theta), std * jnp.linalg.norm(jax.hessian(shrunk)(problem.theta), axis=1)
     for make in (tbptt, full_grad):
         estimator = make(problem.task, problem.optimizer, num_tasks=tasks, truncation=4, horizon=4, std=std)
