@@ -59,9 +59,9 @@ def train(
 
     settings = config.load(file, overrides or ())
     runtime.setup()
-    from metaopt import build
+    from metaopt import commands
 
-    build.run(settings, out or Path("runs", file.stem), resume=resume)
+    commands.run(settings, out or Path("runs", file.stem), resume=resume)
 
 
 @app.command("eval")
@@ -81,9 +81,9 @@ def evaluate(
         problem = config.Problem("command line", "--suite", f"one of {', '.join(known)}", suite, nearest(suite, known))
         raise config.ConfigError([problem])
     runtime.setup()
-    from metaopt import build
+    from metaopt import commands
 
-    build.evaluate(weights, suite, steps, seeds, json_path)
+    commands.evaluate(weights, suite, steps, seeds, json_path)
 
 
 @app.command("import")
@@ -108,9 +108,9 @@ def import_(
         problem = config.Problem("command line", "--as", expected, entry.name, nearest(entry.name, known))
         raise config.ConfigError([problem])
     runtime.setup()
-    from metaopt import build
+    from metaopt import commands
 
-    build.import_weights(file, entry, out, force)
+    commands.import_weights(file, entry, out, force)
 
 
 @app.command("list")
@@ -145,9 +145,9 @@ def config_(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]) -> None:
     """Writes report.html of a run folder anew."""
-    from metaopt import build
+    from metaopt import commands
 
-    build.report(run)
+    commands.report(run)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaopt import build, config, record, weights
+from metaopt import build, commands, config, record, weights
 from metaopt.begin import beginning
 from metaopt.checkpoint import CheckpointError, read_weights, save_weights
 from metaopt.estimators.es import es
@@ -101,7 +101,7 @@ def outer_weights(tmp_path_factory) -> Path:
 def test_two_phases_and_a_resumed_run_without_its_sources(tmp_path, monkeypatch, outer_weights):
     """A recipe such as Celo's, the second phase by a learned optimizer, on means of two gradients."""
     first, whole, resumed = (tmp_path / name for name in ("first", "whole", "resumed"))
-    build.run(parse(freeze="^b"), first)
+    commands.run(parse(freeze="^b"), first)
     begin, end = leaves(first / "start.safetensors"), leaves(first / "last.safetensors")
     assert begin.keys() == end.keys()
     for name, x in begin.items():
@@ -114,7 +114,7 @@ def test_two_phases_and_a_resumed_run_without_its_sources(tmp_path, monkeypatch,
         freeze="^learning",
         outer={**RAW["outer"], "optimizer": {"name": "learned", "weights": str(outer)}},
     )
-    build.run(phase, whole)
+    commands.run(phase, whole)
     assert (whole / "start.safetensors").exists() and (whole / "outer.safetensors").exists()
     last = leaves(whole / "last.safetensors")
     for name, x in leaves(first / "theta.safetensors").items():
@@ -131,10 +131,10 @@ def test_two_phases_and_a_resumed_run_without_its_sources(tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch, pytest.raises(KeyError):
         patch.setattr(record, "append_rows", dying)
-        build.run(phase, resumed)
+        commands.run(phase, resumed)
     shutil.rmtree(first)
     save_weights(outer / "theta.safetensors", {"x": jnp.ones(2)}, {"optimizer": {"name": "gone"}})
-    build.run(phase, resumed, resume=True)
+    commands.run(phase, resumed, resume=True)
     for name in ("start", "outer", "theta", "last"):
         assert (resumed / f"{name}.safetensors").read_bytes() == (whole / f"{name}.safetensors").read_bytes(), name
     rows, expected = (record.read_rows(folder / "metrics.jsonl") for folder in (resumed, whole))
@@ -161,5 +161,5 @@ def test_two_phases_and_a_resumed_run_without_its_sources(tmp_path, monkeypatch,
 def test_what_cannot_begin_leaves_no_folder(tmp_path, outer_weights, changes, error, message):
     changes = {key: str(outer_weights) if value == "OUTER" else value for key, value in changes.items()}
     with pytest.raises(error, match=message):
-        build.run(parse(**changes), tmp_path / "a")
+        commands.run(parse(**changes), tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from metaopt import build, config, sharding, train
+from metaopt import build, commands, config, sharding, train
 from metaopt.entry import Entry
 from metaopt.tasks import TASKS
 from metaopt.tasks.suites import SUITES
@@ -120,12 +120,12 @@ def test_validation_leaves_out_what_this_machine_lacks(monkeypatch, capsys):
     )
     settings = parse(valid={"every": 5, "steps": 4, "seeds": 1}, steps=5)
     learned = build.optimizer(settings.optimizer)
-    score = build._validation(settings, learned, build.Console())
+    score = commands._validation(settings, learned, commands.Console())
     assert "validation leaves out image_mlp-tfds:none_such: " in capsys.readouterr().out
     assert np.isfinite(score(learned.init(jax.random.key(0))))
     monkeypatch.setitem(SUITES, "valid_small", ({"name": "image_mlp", "dataset": "tfds:none_such"},))
     with pytest.raises(RunError, match="valid.suite: this machine has the data of no task in valid_small"):
-        build._validation(settings, learned, build.Console())
+        commands._validation(settings, learned, commands.Console())
 
 
 def test_a_whole_run_and_its_evaluation(monkeypatch, tmp_path, capsys):
@@ -138,15 +138,15 @@ def test_a_whole_run_and_its_evaluation(monkeypatch, tmp_path, capsys):
         chunk=5,
     )
     out = tmp_path / "run"
-    build.run(settings, out)
+    commands.run(settings, out)
     rows = json.loads((out / "evaluation.json").read_text())["rows"]
     assert {row["optimizer"] for row in rows} == {"hyper", "adam:lr=1e-3", "adam:tuned"}
     assert json.loads((out / "summary.json").read_text())["heldout"]["runs"] == 2
     (out / "report.html").unlink()
-    build.run(settings, out, resume=True)
+    commands.run(settings, out, resume=True)
     assert (out / "report.html").exists()
     assert (out / "curves.png").exists()
-    assert build.evaluate(out, "heldout_small", 10, 2, tmp_path / "rows.json") == rows
+    assert commands.evaluate(out, "heldout_small", 10, 2, tmp_path / "rows.json") == rows
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     assert "below tuned Adam on" in capsys.readouterr().out
     assert config.resolved(config.load(out / "config.yaml")) == config.resolved(settings)
@@ -154,4 +154,4 @@ def test_a_whole_run_and_its_evaluation(monkeypatch, tmp_path, capsys):
 
 def test_a_report_of_nothing(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
-        build.report(tmp_path)
+        commands.report(tmp_path)

@@ -106,15 +106,15 @@ def test_schema() -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The calls that reach `metaopt.build`, which is replaced; JAX is left as it is."""
+    """The calls that reach `metaopt.commands`, which is replaced; JAX is left as it is."""
     made: list[tuple[Any, ...]] = []
-    build: Any = ModuleType("metaopt.build")
-    build.run = lambda settings, out, *, resume: made.append(("run", settings, out, resume))
-    build.evaluate = lambda *arguments: made.append(("evaluate", *arguments))
-    build.report = lambda folder: made.append(("report", folder))
-    build.import_weights = lambda file, entry, out, force: made.append(("import", file, entry.kwargs, out, force))
-    monkeypatch.setitem(sys.modules, "metaopt.build", build)
-    monkeypatch.setattr("metaopt.build", build, raising=False)
+    commands: Any = ModuleType("metaopt.commands")
+    commands.run = lambda settings, out, *, resume: made.append(("run", settings, out, resume))
+    commands.evaluate = lambda *arguments: made.append(("evaluate", *arguments))
+    commands.report = lambda folder: made.append(("report", folder))
+    commands.import_weights = lambda file, entry, out, force: made.append(("import", file, entry.kwargs, out, force))
+    monkeypatch.setitem(sys.modules, "metaopt.commands", commands)
+    monkeypatch.setattr("metaopt.commands", commands, raising=False)
     monkeypatch.setattr(runtime, "setup", lambda: made.append(("setup",)))
     return made
 

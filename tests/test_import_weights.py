@@ -16,7 +16,7 @@ import pytest
 from flax import serialization
 
 import metaopt
-from metaopt import build, config, weights
+from metaopt import commands, config, weights
 from metaopt.checkpoint import CheckpointError, foreign, read_weights
 from metaopt.checkpoint.foreign import read_arrays
 
@@ -70,7 +70,7 @@ def file(tmp_path: Path) -> Path:
 def run(file: Path, *overrides: str, name: str = "adafac_mlp", force: bool = False) -> Path:
     """The import of a file; the file written."""
     out = file.with_suffix(".safetensors")
-    build.import_weights(file, config.entry("optimizers", {"name": name}, "test", overrides), out, force)
+    commands.import_weights(file, config.entry("optimizers", {"name": name}, "test", overrides), out, force)
     return out
 
 
@@ -175,7 +175,7 @@ def test_nothing_is_lost(file):
         run(file.parent / "a.safetensors", force=True)
     with pytest.raises(CheckpointError, match=r"none/a.safetensors: cannot be written \(No such file or directory\)"):
         entry = config.entry("optimizers", {"name": "adafac_mlp"}, "test")
-        build.import_weights(file, entry, file.parent / "none" / "a.safetensors")
+        commands.import_weights(file, entry, file.parent / "none" / "a.safetensors")
 
 
 def test_damaged_files_are_refused(file):

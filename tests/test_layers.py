@@ -18,6 +18,8 @@ ROWS = (
     ("tasks", "estimators", "evaluate", "train", "record", "weights", "freeze"),
     ("analysis", "runner", "outer", "begin"),
     ("build", "data_cli"),
+    ("evaluation",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from metaopt import build, config, outer
+from metaopt import build, commands, config, outer
 from metaopt.checkpoint import CheckpointError, save_weights
 from metaopt.entry import names
 from metaopt.optimizers import OPTIMIZERS
@@ -157,7 +157,7 @@ def test_every_optimizer_of_optax(name):
     raw = {"optimizer": "hyper", "estimator": "es", "tasks": ["quadratic"], "outer": {"optimizer": name}}
     settings = config.parse({**raw, "steps": 4, "heldout": None}, "test")
     if name != "lbfgs":
-        build._outer_for(theta, settings)
+        commands._outer_for(theta, settings)
         return
     with pytest.raises(RunError, match=r"^outer.optimizer \(lbfgs\): .*missing .* 'value_fn'"):
-        build._outer_for(theta, settings)
+        commands._outer_for(theta, settings)

@@ -1,0 +1,189 @@
+"""What the commands of the command line do, from the values that `build` makes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from rich.console import Console
+
+from metaopt import build, runner, train, weights
+from metaopt import config as configs
+from metaopt.begin import beginning, with_copies
+from metaopt.checkpoint import CheckpointError, read_reference, save_weights, write_atomic
+from metaopt.data import DataError
+from metaopt.entry import Entry
+from metaopt.evaluate.report import write_report
+from metaopt.evaluate.suite import Evaluation, Row, evaluate_suite, validate
+from metaopt.evaluate.summary import summarize
+from metaopt.evaluate.table import table
+from metaopt.optimizers import OPTIMIZERS
+from metaopt.train import RunError
+from metaopt.types import LearnedOptimizer, PyTree
+
+
+def run(config: configs.RunConfig, out: str | Path, resume: bool = False) -> None:
+    """Meta-trains in the folder `out`, evaluates on held-out tasks, writes the report.
+
+    Raises RunError, DataError or CheckpointError for all that the user must see, runner.Interrupted after a signal.
+    """
+    out, console = Path(out), _console()
+    if runner.wanted(out, configs.resolved(config), lambda path: configs.resolved(configs.load(path)), resume):
+        runner.run(_plan(config, out, console), out, console)
+        report(out)
+    elif not (out / "report.html").exists():
+        report(out)
+    console.print(f"done: {out / 'report.html'}", soft_wrap=True)
+
+
+def evaluate(name_or_path: str | Path, suite_name: str, steps: int, seeds: int, json_path: Path | None) -> list[Row]:
+    """Prints the comparison with Adam and tuned Adam on a suite; writes the rows as JSON where asked; returns them."""
+    console = _console()
+    learned = weights.read(name_or_path)
+    name = learned.meta["optimizer"]["name"]
+    result = _compare(suite_name, learned.optimizer, learned.theta, steps, seeds, console, name)
+    if json_path is not None:
+        write_atomic(json_path, json.dumps(result.rows, indent=1).encode())
+    return result.rows
+
+
+def import_weights(file: str | Path, entry: Entry, out: str | Path, force: bool = False) -> None:
+    """Writes the weights that another implementation left in `file` as ours of the architecture `entry`.
+
+    Raises CheckpointError when the file is not readable or does not fit, or when `out` exists and `force` is not set.
+    """
+    file, out = Path(file), Path(out)
+    if out.exists() and not force:
+        raise CheckpointError(f"{out}: exists already; --force replaces it")
+    if out.exists() and out.samefile(file):
+        raise CheckpointError(f"{out}: is the file to import, which stays as it is: give another --out")
+    template = jax.eval_shape(build.optimizer(entry).init, jax.random.key(0))
+    architecture = f"{entry.name}({', '.join(f'{key}={value}' for key, value in entry.kwargs.items())})"
+    theta, digest, unused = read_reference(file, entry.name, template, architecture)
+    origin = {"file": file.name, "sha256": digest}
+    try:
+        save_weights(out, theta, {"optimizer": entry.model_dump(), "imported_from": origin})
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written ({error.strerror})") from error
+    size, console = sum(x.size for x in jax.tree.leaves(theta)), _console()
+    console.print(f"{out}: {architecture}, {size:,} learned numbers", soft_wrap=True, markup=False)
+    if unused:
+        text = f"{entry.name} has no use for {', '.join(unused)} in {file.name}"
+        console.print(text, soft_wrap=True, markup=False)
+
+
+def report(folder: str | Path) -> None:
+    """Writes report.html and curves.png of a run folder. Raises RunError when there is no run in it."""
+    try:
+        write_report(folder)
+    except FileNotFoundError as error:
+        raise RunError(str(error)) from None
+
+
+def _plan(config: configs.RunConfig, out: Path, console: Console) -> runner.Plan:
+    text, resolved = configs.to_yaml(config), configs.resolved(config)
+    meta = {"optimizer": resolved["optimizer"], "config": resolved}
+    if runner.begun(out):
+        config = with_copies(config, out)
+    learned, whole, copies = beginning(config, build.optimizer(config.optimizer), meta)
+    members = build.families(config, learned)
+    init, step = train.make_train(learned, members, _outer_for(learned, config))
+    return runner.Plan(
+        config=text,
+        copies=copies,
+        init=init,
+        step=step,
+        data=build.place(members),
+        families=tuple(family.name for family in members),
+        inner_steps=train.inner_steps(members),
+        steps=config.steps,
+        chunk=config.chunk,
+        checkpoint_every=config.checkpoint_every,
+        seed=config.seed,
+        meta=meta,
+        whole=whole,
+        validate=_validation(config, learned, console),
+        valid_every=config.valid.every if config.valid else config.steps,
+        finish=_heldout(config, learned, console),
+        tensorboard=config.tensorboard,
+    )
+
+
+def _outer_for(learned: LearnedOptimizer, config: configs.RunConfig) -> optax.GradientTransformationExtraArgs:
+    """The outer optimizer, traced once on the shapes of theta: an error before the run if it cannot update that."""
+    tx = build.outer(config.outer, config.steps)
+
+    def update(key: jax.Array) -> PyTree:
+        theta = learned.init(key)
+        return tx.update(theta, tx.init(theta), theta, value=jnp.zeros(()))
+
+    try:
+        jax.eval_shape(update, jax.random.key(0))
+    except Exception as error:  # whatever goes wrong in code that is not ours
+        message = f"outer.optimizer ({config.outer.optimizer.name}): cannot update this theta: {error}"
+        raise RunError(message) from error
+    return tx
+
+
+def _validation(
+    config: configs.RunConfig, learned: LearnedOptimizer, console: Console
+) -> Callable[[PyTree], float] | None:
+    """The score of theta on the validation suite, on the tasks that this machine has the data for."""
+    if config.valid is None:
+        return None
+    members = []
+    for label, member in build.suite(config.valid.suite):
+        try:
+            member.data()
+        except DataError as error:
+            console.print(f"validation leaves out {label}: {error}", soft_wrap=True)
+        else:
+            members.append(member)
+    if not members:
+        raise RunError(f"valid.suite: this machine has the data of no task in {config.valid.suite}")
+    return validate(members, learned, steps=config.valid.steps, seeds=config.valid.seeds)
+
+
+def _heldout(
+    config: configs.RunConfig, learned: LearnedOptimizer, console: Console
+) -> Callable[[Path, PyTree, dict[str, Any]], dict[str, Any]]:
+    """What ends a run: the comparison with Adam on held-out tasks, in evaluation.json, its verdict in the summary."""
+
+    def finish(folder: Path, theta: PyTree, summary: dict[str, Any]) -> dict[str, Any]:
+        if config.heldout is None:
+            return {**summary, "heldout": None}
+        name, steps, seeds = config.heldout.suite, config.heldout.steps, config.heldout.seeds
+        result = _compare(name, learned, theta, steps, seeds, console, config.optimizer.name)
+        content = json.dumps({"suite": name, **result._asdict()})
+        write_atomic(folder / "evaluation.json", content.encode())
+        return {**summary, "heldout": summarize(result.rows, config.optimizer.name)}
+
+    return finish
+
+
+def _compare(
+    suite_name: str, learned: LearnedOptimizer, theta: PyTree, steps: int, seeds: int, console: Console, name: str
+) -> Evaluation:
+    """Evaluates and prints the table."""
+    with console.status(f"evaluating on {suite_name}") as status:
+        result = evaluate_suite(
+            build.suite(suite_name),
+            learned,
+            theta,
+            adam=OPTIMIZERS["hyper"]("adam", {"learning_rate": 1e-3}),
+            steps=steps,
+            seeds=seeds,
+            name=name,
+            progress=lambda label, done, total: status.update(f"evaluated on {done} of {total} tasks of {suite_name}"),
+        )
+    console.print(table(result.rows, result.tuned, result.skipped))
+    return result
+
+
+def _console() -> Console:
+    """On a terminal as wide as that, elsewhere wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
