@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metaopt.evaluate import metrics
+from metaopt.evaluate import statistics
 from metaopt.evaluate.baselines import TUNED, USUAL
 
 Row = dict[str, Any]
@@ -61,7 +61,7 @@ def summarize(rows: Sequence[Row], optimizer: str = "learned") -> dict[str, Any]
         "below_adam": sum(named[optimizer].loss < named[USUAL].loss for named in table),
         "below_tuned": sum(named[optimizer].loss < named[TUNED].loss for named in table),
         "speedup_median": float(np.median(speedups)) if speedups.size else None,
-        "speedup_iqm": metrics.iqm(speedups) if speedups.size else None,
+        "speedup_iqm": float(statistics.iqm(speedups)) if speedups.size else None,
         "diverged": sum(named[optimizer].diverged for named in table),
         "runs": len(speedups),
     }

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.stats import trim_mean
 
 from metaopt.evaluate import metrics
 from metaopt.evaluate.baselines import ADAM_RATES, adam_thetas, tune
@@ -78,18 +77,6 @@ def test_speedup_of_a_diverged_run_is_zero_and_against_one_is_finite(bad):
     losses[-20:] = bad * 10
     assert metrics.speedup(losses, LINE) == 0.0
     assert np.isfinite(metrics.speedup(LINE, losses))
-
-
-@pytest.mark.parametrize("n", [4, 8, 20])
-def test_iqm_is_the_trimmed_mean(n):
-    values = np.random.default_rng(n).normal(size=n)
-    assert metrics.iqm(values) == pytest.approx(trim_mean(values, 0.25), rel=1e-12)
-
-
-def test_iqm_by_hand():
-    assert metrics.iqm(np.array([7.0])) == 7.0
-    # 6 values: 1.5 are cut at each end, so that the second and fifth count half
-    assert metrics.iqm(np.array([100.0, 2.0, 3.0, 4.0, -50.0, 9.0])) == pytest.approx((1 + 3 + 4 + 4.5) / 3)
 
 
 def test_tuning_takes_the_lowest_mean_and_never_a_failure():
