@@ -8,6 +8,7 @@ import scipy.stats
 
 from metaopt.evaluate import metrics, statistics
 from metaopt.evaluate.statistics import bootstrap, interval, iqm, mean, median, probability_of_improvement
+from tests.evaluate.fake_results import smoothed
 
 INF = math.inf
 RNG = np.random.default_rng
@@ -141,20 +142,25 @@ def test_trials_worth_is_the_median_number_of_draws():
 
 
 def planted(factor, seed):
-    """Losses [tasks, seeds, steps]: decays faster by `factor` in the median over problems, give or take a tenth.
+    """Smoothed losses [tasks, seeds, points], faster by `factor` in the median over problems, give or take a tenth.
 
     Every seed and optimizer has its own noise.
     """
     rng = RNG(seed)
     rate = RNG(0).uniform(1, 3, size=(10, 5, 1))  # the problem's own: the same for every optimizer
     rate = rate * factor * np.exp(0.1 * rng.normal(size=rate.shape) * (factor != 1))
-    return np.exp(-rate * np.arange(1000) / 1000) + 0.02 * rng.normal(size=(10, 5, 1000))
+    return smoothed(np.exp(-rate * np.arange(1000) / 1000) + 0.02 * rng.normal(size=(10, 5, 1000)))
+
+
+def speedups_of(runs, reference):
+    points = runs.shape[-1]
+    pairs = zip(runs.reshape(-1, points), reference.reshape(-1, points), strict=True)
+    return np.array([metrics.speedup(*pair, 1000) for pair in pairs]).reshape(runs.shape[:-1])
 
 
 @pytest.mark.parametrize("resample_tasks", [True, False])
 def test_an_optimizer_planted_to_be_twice_as_fast_is_reported_as_that(resample_tasks):
-    pairs = zip(planted(2, 1).reshape(-1, 1000), planted(1, 2).reshape(-1, 1000), strict=True)
-    speedups = np.array([metrics.speedup(*pair) for pair in pairs]).reshape(10, 5)
+    speedups = speedups_of(planted(2, 1), planted(1, 2))
     for aggregate in (iqm, median, mean):
         found = interval(speedups, aggregate, resample_tasks=resample_tasks)
         # of 50 factors with deviation 0.2 the mean has 0.03, the median 0.035: intervals are about four of them wide
@@ -163,10 +169,8 @@ def test_an_optimizer_planted_to_be_twice_as_fast_is_reported_as_that(resample_t
 
 def test_two_copies_of_one_optimizer_tie():
     run, other = planted(1, 1), planted(1, 2)
-    copies = [metrics.final_loss(x) for x in (run, run.copy(), other)]
-    pairs = zip(run.reshape(-1, 1000), run.copy().reshape(-1, 1000), strict=True)
-    speedups = np.array([metrics.speedup(*pair) for pair in pairs]).reshape(10, 5)
-    assert interval(speedups) == (1, 1, 1)
+    copies = [x[..., -1] for x in (run, run.copy(), other)]
+    assert interval(speedups_of(run, run.copy())) == (1, 1, 1)
     assert bootstrap(probability_of_improvement, copies[0], copies[1]) == (0.5, 0.5, 0.5)
     ranks = statistics.ranks(np.stack(copies))
     assert (ranks[0] == ranks[1]).all()
