@@ -4,13 +4,16 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from metaopt import config as configs
+from metaopt import data, schedules, sharding, tasks, train
 from metaopt import outer as outers
-from metaopt import schedules, sharding, tasks, train
 from metaopt.begin import keyed
+from metaopt.data import cache
 from metaopt.entry import Entry
 from metaopt.estimators import ESTIMATORS, HORIZONS, OUTER_LOSSES
 from metaopt.optimizers import make
@@ -73,6 +76,30 @@ def families(config: configs.RunConfig, learned: LearnedOptimizer) -> list[train
 def place(members: Sequence[train.Family]) -> tuple[PyTree, ...]:
     """The families' data on every device of the mesh."""
     return train.place(members, NamedSharding(sharding.mesh(), PartitionSpec()))
+
+
+def origins(entries: Iterable[Entry], members: Sequence[train.Family]) -> dict[str, dict[str, Any]]:
+    """{family: {"dataset", "sha256", "synthetic"}} of the families that have data.
+
+    The sum is over the splits of the data set that the entry names, as `data.load` gives them; where it names none, as
+    a task of a user's own may, "dataset" is None and the sum over the arrays of the family.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for entry, member in zip(entries, members, strict=True):
+        name = _dataset(entry)
+        splits = member.data if name is None else data.load(name)
+        arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(splits)}
+        if arrays:
+            found[member.name] = {"dataset": name, "sha256": cache.digest(arrays), "synthetic": name in data.SYNTHETIC}
+    return found
+
+
+def _dataset(entry: Entry) -> str | None:
+    """The data set that a task names, or the one that a wrapper wraps."""
+    for value in entry.kwargs.values():
+        if isinstance(value, Entry):
+            return _dataset(value)
+    return entry.kwargs.get("dataset")
 
 
 def labels(entries: Iterable[Entry]) -> list[str]:

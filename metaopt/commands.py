@@ -98,6 +98,7 @@ def _plan(config: configs.RunConfig, out: Path, console: Console) -> runner.Plan
         step=step,
         data=build.place(members),
         families=tuple(family.name for family in members),
+        origins=build.origins(config.tasks, members),
         inner_steps=train.inner_steps(members),
         steps=config.steps,
         chunk=config.chunk,

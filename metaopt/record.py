@@ -67,10 +67,13 @@ def tensorboard(folder: Path, step: int) -> Callable[[list[Row]], None]:
     return write
 
 
-def write_environment(path: Path) -> None:
-    """Adds this start of the run to environment.json: a list, as a run may go on with other versions or devices."""
+def write_environment(path: Path, data: dict[str, Any]) -> None:
+    """Adds this start of the run to environment.json: a list, as a run may go on with other versions, devices or data.
+
+    data: what each family was given, see `build.origins`
+    """
     starts = json.loads(path.read_text()) if path.exists() else []
-    write_atomic(path, json.dumps([*starts, environment()], indent=1).encode())
+    write_atomic(path, json.dumps([*starts, {**environment(), "data": data}], indent=1).encode())
 
 
 def environment() -> dict[str, Any]:

@@ -5,7 +5,7 @@ ends of chunks, at outer steps that depend on the config alone. Whatever interru
 makes the same device calls from the same state, and ends bit for bit where it would have ended.
 
     config.yaml         the resolved config, written first     metrics.jsonl        a line per outer step
-    environment.json    versions, devices, one per start       checkpoints/         the last three run states
+    environment.json    versions, devices and data, per start  checkpoints/         the last three run states
     theta.safetensors   the best weights by validation         last.safetensors     the last weights
     evaluation.json     the comparison on held-out tasks       summary.json         written last: the run is over
     report.html, curves.png                                    made of the others
@@ -48,6 +48,7 @@ class Plan(NamedTuple):
     step: Step
     data: tuple[PyTree, ...]
     families: tuple[str, ...]
+    origins: dict[str, dict[str, Any]]  # where their data are from, see `build.origins`
     inner_steps: int  # per outer step
     steps: int
     chunk: int
@@ -109,7 +110,7 @@ def run(plan: Plan, out: Path, console: Console) -> dict[str, Any]:
     _begin(plan, out)
     state, progress = _restore(plan, out, console)
     writers = _writers(plan, out, int(state.step))
-    record.write_environment(out / "environment.json")
+    record.write_environment(out / "environment.json", plan.origins)
     with _signals(console) as caught:
         state, progress = _loop(plan, out, console, state, progress, writers, caught)
     _save_weights(plan, out, state, progress)

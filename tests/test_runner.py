@@ -40,6 +40,7 @@ PLAN = runner.Plan(
     step=STEP,
     data=(None,),
     families=("bowl",),
+    origins={"bowl": {"dataset": "digits", "sha256": "0" * 64, "synthetic": False}},
     inner_steps=7,
     steps=11,
     chunk=2,
@@ -91,6 +92,7 @@ def test_the_folder_of_a_run(whole):
     assert [row["outer_step"] for row in rows if "valid/score" in row] == [4, 8, 11]
     environment = json.loads((whole / "environment.json").read_text())
     assert environment[0]["versions"]["jax"] == jax.__version__
+    assert environment[0]["data"] == PLAN.origins
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["heldout"] == "done"
     assert summary["inner_steps"] == 77

@@ -21,7 +21,7 @@ from metaopt.data.python_text import source, topics
 from metaopt.data.synthetic import synthetic_images
 from metaopt.data.tfds import prepared
 
-__all__ = ["DATASETS", "KINDS", "DataError", "Splits", "available", "kind_of", "load"]
+__all__ = ["DATASETS", "KINDS", "SYNTHETIC", "DataError", "Splits", "available", "kind_of", "load"]
 
 DATASETS = {
     "digits": digits,
@@ -38,6 +38,7 @@ DATASETS = {
     "food101": food101,
     "synthetic_images": synthetic_images,
 }
+SYNTHETIC = ("synthetic_images",)  # made up here, and not to be taken for real data
 
 
 def load(name: str, kind: str | None = None) -> Splits:

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from metaopt.data import DATASETS, cache, images, tfds
+from metaopt.data import DATASETS, SYNTHETIC, cache, images, tfds
 from metaopt.data._common import WINDOW, DataError, Splits, kind_of
 
-FROM = {"topics": "this Python", "source": "this Python", "synthetic_images": "made up here"}
+FROM = {"topics": "this Python", "source": "this Python"} | dict.fromkeys(SYNTHETIC, "made up here")
 
 
 class Row(NamedTuple):
