@@ -52,11 +52,11 @@ def outer(settings: configs.Outer, steps: int) -> optax.GradientTransformationEx
     Update u = 0, 1, ... has the learning rate of the schedule over `steps` at outer step u · accumulate, the first of
     those it is made of. An optimizer that counts its updates counts steps / accumulate.
     """
-    entry, every = settings.optimizer, settings.accumulate
-    schedule = schedules.schedule(settings.schedule, settings.learning_rate, steps, settings.warmup)
-    key, updates = "outer.optimizer", steps // every
+    entry, every, key = settings.optimizer, settings.accumulate, "outer.optimizer"
+    schedule = (settings.schedule.model_dump(), settings.learning_rate, steps, settings.warmup, every)
+    rate = _make("outer.schedule", settings.schedule.name, schedules.scale_by, *schedule)
     with keyed(f"{key}.weights"):
-        tx = _make(key, entry.name, outers.make, entry.name, lambda u: schedule(every * u), updates, **entry.kwargs)
+        tx = _make(key, entry.name, outers.make, entry.name, rate, steps // every, **entry.kwargs)
     if settings.clip is not None:
         tx = optax.chain(optax.clip_by_global_norm(settings.clip), tx)
     if settings.clip_value is not None:

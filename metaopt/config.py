@@ -35,6 +35,7 @@ __all__ = [
     "entry",
     "json_schema",
     "load",
+    "one_of",
     "parse",
     "resolved",
     "to_yaml",
@@ -82,7 +83,9 @@ class Outer(_Section):
     learning_rate: Positive = Field(
         default=1e-3, description="peak of the schedule; for learned a factor of its updates, by default 1.0"
     )
-    schedule: Annotated[str, NameOf("schedules")] = Field(default="constant", description="schedule over `steps`")
+    schedule: Annotated[Entry, Of("schedules")] = Field(
+        default=Entry(name="constant"), description="of the learning rate, over `steps`; `metaopt list schedules`"
+    )
     warmup: int = Field(default=0, ge=0, description="outer steps of linear warm-up in front of the schedule")
     accumulate: Count = Field(default=1, description="outer steps whose mean meta-gradient makes one update of theta")
     clip_value: Positive | None = Field(
@@ -205,6 +208,14 @@ def parse(raw: Any, origin: str, overrides: Iterable[str] = ()) -> RunConfig:
 def entry(kind: str, raw: Any, origin: str, overrides: Iterable[str] = ()) -> Entry:
     """One entry, of a registry, by itself; otherwise as `parse`."""
     return _validated(Annotated[Entry, Of(kind)], raw, origin, overrides)
+
+
+def one_of(option: str, given: str, known: Iterable[str], why: str = "") -> None:
+    """Raises ConfigError when what an option of the command line was given is not known."""
+    names = list(known)
+    if given not in names:
+        expected = f"one of {', '.join(names)}" + (f": {why}" if why else "")
+        raise ConfigError([Problem("command line", option, expected, given, nearest(given, names))])
 
 
 def _validated(kind: Any, raw: Any, origin: str, overrides: Iterable[str]) -> Any:

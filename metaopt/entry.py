@@ -131,8 +131,9 @@ def check(kind: str, entry: Entry) -> Entry:
             problems.append(_unknown(kind, factory, key, value))
     for key, parameter in valid.items():
         try:
-            if key in entry.kwargs or parameter.nested and isinstance(parameter.default, Source):
-                values[key] = coerce(parameter, entry.kwargs.get(key, {}))
+            if key in entry.kwargs or parameter.nested and parameter.default is not REQUIRED:
+                default = {} if isinstance(parameter.default, Source) else parameter.default
+                values[key] = coerce(parameter, entry.kwargs.get(key, default))
             elif parameter.default is REQUIRED:
                 problems.append(problem((key,), f"a value: {entry.name} needs {key}: {parameter.annotation}", None))
             elif not isinstance(parameter.default, Source):

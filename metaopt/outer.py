@@ -1,42 +1,41 @@
 """What moves theta, given meta-gradients: any optimizer of optax, or a learned one; on means over outer steps.
 
-`OUTER` has what optax lacks. A factory in it takes the schedule and the number of updates, then keywords of the config.
+`OUTER` has what optax lacks. A factory in it takes the learning rate, as a transformation that multiplies by it, and
+the number of updates, then keywords of the config.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import GradientTransformationExtraArgs as Transformation
 
-from metaopt import registry
+from metaopt import schedules
 from metaopt.types import PyTree
 from metaopt.weights import load
 
 
-def learned(learning_rate: optax.Schedule, num_steps: int, /, weights: str) -> optax.GradientTransformationExtraArgs:
+def learned(learning_rate: Transformation, num_steps: int, /, weights: str) -> Transformation:
     """A learned optimizer, from its weights, that trains another one or a copy of itself.
 
     weights: a run folder, a .safetensors file, or a name that ships with metaopt
 
-    It is told that it makes `num_steps` updates, and these are multiplied by the learning rate, a function of the
-    updates made. Raises CheckpointError.
+    It is told that it makes `num_steps` updates, and these are multiplied by the learning rate. Raises CheckpointError.
     """
-    return optax.chain(load(weights, num_steps), optax.scale_by_schedule(learning_rate))
+    return optax.chain(load(weights, num_steps), learning_rate)
 
 
-OUTER: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {"learned": learned}
+OUTER: dict[str, Callable[..., Transformation]] = {"learned": learned}
 
 
-def make(name: str, learning_rate: optax.Schedule, num_steps: int, /, **kwargs: Any) -> optax.GradientTransformation:
-    """The optimizer `name`, of OUTER or of optax, on a schedule over its `num_steps` updates."""
+def make(name: str, learning_rate: Transformation, num_steps: int, /, **kwargs: Any) -> Transformation:
+    """The optimizer `name`, of OUTER or of optax, whose learning rate is what the transformation multiplies by."""
     if name in OUTER:
         return OUTER[name](learning_rate, num_steps, **kwargs)
-    factory = getattr(optax, name)
-    if "Schedule" in str(registry.factory("optax", name).parameters[0].annotation):
-        return factory(learning_rate, **kwargs)
-    return optax.inject_hyperparams(lambda rate: factory(rate, **kwargs))(learning_rate)  # it takes numbers only
+    return schedules.with_rate(partial(getattr(optax, name), **kwargs), learning_rate)
 
 
 class Accumulated(NamedTuple):
@@ -48,7 +47,7 @@ class Accumulated(NamedTuple):
     value: jax.Array
 
 
-def accumulated(tx: optax.GradientTransformation, every: int) -> optax.GradientTransformationExtraArgs:
+def accumulated(tx: optax.GradientTransformation, every: int) -> Transformation:
     """One update of `tx` at each `every`-th call, on the means of gradient and value over these calls; else zero.
 
     `optax.MultiSteps` would give `tx` the last value alone, which is the loss of one batch of tasks.
@@ -75,4 +74,4 @@ def accumulated(tx: optax.GradientTransformation, every: int) -> optax.GradientT
 
         return jax.lax.cond(full.calls == every, update, wait, full)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return Transformation(init_fn, update_fn)

@@ -37,7 +37,13 @@ SUPPLIED = {"estimators": 2, "schedules": 2, OUTER: 1}  # leading arguments that
 POSITIONAL, KEYWORD = Kind.POSITIONAL_OR_KEYWORD, Kind.KEYWORD_ONLY
 REQUIRED = inspect.Parameter.empty
 # Annotation of a parameter that is an entry itself -> its registry
-NESTED = {"LearnedOptimizer": "optimizers", "Task": "tasks", "Horizon": "horizons", "OuterLoss": "outer_losses"}
+NESTED = {
+    "LearnedOptimizer": "optimizers",
+    "Task": "tasks",
+    "Horizon": "horizons",
+    "OuterLoss": "outer_losses",
+    "Schedule": "schedules",
+}
 WHOLE_RUNS = ("metaopt.estimators", "WHOLE_RUNS")  # the estimators of whole runs
 
 

@@ -41,6 +41,9 @@ def unroll(
     """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update; or
     measure(params, step) in their place.
 
+    Beside the loss as `value`, `update` gets the gradient again, as `grad`, and `value_fn`, the loss of the same batch
+    and noise as a function of the parameters, for what evaluates it elsewhere (line searches, Newton's method).
+
     A run at step 0 gets its optimizer state from this theta, so that learned initial states feel perturbations and
     pass gradients. With `first_order` what the problem tells the optimizer, gradient and loss, is a constant to
     whoever differentiates: theta then acts through the updates and the parameters alone (Andrychowicz et al. 2016,
@@ -55,9 +58,11 @@ def unroll(
     def step(carry, _):
         params, opt_state, t = carry
         batch = task.batch(inner.cfg, data, jax.random.fold_in(inner.key, 2 * t), split)
-        (loss, _), grads = value_and_grad(inner.cfg, params, batch, jax.random.fold_in(inner.key, 2 * t + 1))
+        noise_key = jax.random.fold_in(inner.key, 2 * t + 1)
+        (loss, _), grads = value_and_grad(inner.cfg, params, batch, noise_key)
         told, grads = jax.lax.stop_gradient((loss, grads)) if first_order else (loss, grads)
-        updates, opt_state = tx.update(grads, opt_state, params, value=told)
+        value_fn = lambda p: task.loss(inner.cfg, p, batch, noise_key)[0]  # noqa: E731
+        updates, opt_state = tx.update(grads, opt_state, params, value=told, grad=grads, value_fn=value_fn)
         value = loss if measure is None else measure(params, t)
         return (optax.apply_updates(params, updates), opt_state, t + 1), value
 

@@ -23,7 +23,7 @@ def digits(): "Digits."
 def wine(): "Wine."
 def learned(learning_rate, num_steps, /, weights: str): "A learned optimizer."
 def constant(peak: float, steps: int): "Constant."
-def cosine(peak: float, steps: int): "Cosine."
+def cosine(peak: float, steps: int, dips: int = 1): "Cosine."
 OPTIMIZERS = {"net": net, "bare": bare, "mixed": mixed, "wrap": partial(wrap, base=net(hidden=6))}
 ESTIMATORS = {"pes": pes}
 TASKS = {"image": image, "quad": quad}

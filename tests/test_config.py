@@ -93,7 +93,7 @@ def test_all_errors_at_once() -> None:
         "tasks.1.weight: expected greater than 0, got -1",
         "tasks.2: expected a valid dictionary or instance of WeightedEntry, got 3",
         "outer.optimizer.name: expected learned or the name of an optax optimizer, got adm; did you mean adam?",
-        "outer.schedule: expected one of constant, cosine, got cosin; did you mean cosine?",
+        "outer.schedule.name: expected one of constant, cosine, got cosin; did you mean cosine?",
         "outer.clip: expected greater than 0, got 0.0",
         "valid.suite: expected one of valid_small, heldout_small, got valid_smal; did you mean valid_small?",
         "valid.every: expected a valid integer, got often",
@@ -172,7 +172,7 @@ def test_overrides() -> None:
     )
     assert run.steps == 7 and run.estimator.kwargs["std"] == 1e-3 and run.tasks[0].kwargs["hidden"] == (64,)
     assert (run.optimizer.name, run.optimizer.kwargs) == ("bare", {"width": 3})
-    assert run.outer.optimizer.kwargs["b1"] == 0.5 and run.outer.schedule == "cosine"
+    assert run.outer.optimizer.kwargs["b1"] == 0.5 and run.outer.schedule.kwargs == {"dips": 1}
     assert run.valid is None and run.heldout == config.Heldout(seeds=9)
 
 

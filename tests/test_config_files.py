@@ -103,6 +103,7 @@ def test_json_schema() -> None:
     tasks = schema["properties"]["tasks"]["items"]["anyOf"]
     assert all("weight" in entry["properties"] for entry in tasks if "title" in entry)
     outer = schema["$defs"]["Outer"]["properties"]
-    assert outer["schedule"]["enum"] == ["constant", "cosine"]
+    names, _, cosine = outer["schedule"]["anyOf"]
+    assert names == {"enum": ["constant", "cosine"]} and cosine["properties"].keys() == {"name", "dips"}
     assert {"learned", "adam", "sgd", "lamb"} <= {entry.get("title") for entry in outer["optimizer"]["anyOf"]}
     assert json.dumps(schema) and schema["additionalProperties"] is False

@@ -1,71 +1,113 @@
-"""Any optax optimizer with learnable hyper-parameters: the baselines' face, and the simplest learned optimizer.
+"""Any optax optimizer with learnable hyper-parameters, on any schedule: the baselines' face, and the simplest learned
+optimizer.
 
-theta holds one unconstrained number u per learnable hyper-parameter h, by its meaning in optax:
+theta holds one unconstrained number per learnable hyper-parameter, by its meaning in optax (`_values`): `init` gives
+exactly the values asked for, and equal steps in theta are equal factors in what matters. The learning rate at step t is
 
-    h = exp(u)           for rates and scales that are positive (learning_rate, eps, weight_decay, ...)
-    h = 1 - exp(u)       for decays (b1, b2, decay, momentum, ...), so that u = log(1 - h)
+    learning_rate · schedule(t)        over num_steps, behind a linear warm-up of round(warmup · num_steps) steps
 
-so that `init` gives exactly the values asked for, and equal steps in theta are equal factors in what matters. `base` is
-the name of any factory of optax or optax.contrib that takes a learning rate, or `momentum`, sgd with a momentum of 0.9;
-what it needs beside gradients, parameters and the loss (as `value`) has to be handed to `update`. State is float32
-whatever the dtype of the params. Empty leaves are kept from the base, since some (muon) divide by their sizes.
+`base` is the name of any factory of optax or optax.contrib that takes a learning rate, or
+
+    momentum, nesterov      sgd with a momentum of 0.9; v <- 0.9 v - rate g, p <- p + v, Nesterov's with g at p + 0.9 v
+    newton                  damped, for at most 2,000 parameters (`_newton`)
+
+What it needs beside gradients, parameters and the loss (as `value`) has to be handed to `update`: the inner loop gives
+`grad`, the gradient again, and `value_fn`, the loss of the same batch as a function of the parameters, which L-BFGS
+with its line search and Newton ask for. State is float32 whatever the dtype of the params; the base sees a list of
+the leaves that are not empty, since some (muon) divide by their sizes.
 """
 
 import difflib
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from metaopt import schedules
+from metaopt.optimizers._newton import newton
+from metaopt.optimizers._values import theta_of, values_of
+from metaopt.schedules import Schedule
 from metaopt.types import LearnedOptimizer, PyTree
 
-DECAYS = frozenset(
-    {"b1", "b2", "b3", "decay", "momentum", "beta", "beta1", "beta2", "beta3", "mu", "rho", "adam_b1", "adam_b2"}
-)
+USUAL_RATE = 1e-3  # where the factory has none
 
 
 def hyper(
     base: str = "adam",
     learnable: dict[str, float] | None = None,
     fixed: dict[str, float | int | bool | str] | None = None,
+    schedule: Schedule = "constant",
+    warmup: float = 0.0,
 ) -> LearnedOptimizer:
-    """An optax factory `base`; `learnable` hyper-parameters, in theta, with initial values; `fixed` ones.
+    """An optax factory `base` with hyper-parameters, the others being optax's.
+
+    learnable: those in theta, with initial values; null: the learning rate, from optax's default or 1e-3
+    fixed: those that stay
+    schedule: of the learning rate, over the horizon
+    warmup: share of the horizon
 
     Errors: ValueError when optax has no such factory, it has no such argument, or a value is out of its range.
     """
-    learnable, fixed = dict(learnable or {"learning_rate": 1e-3}), dict(fixed or {})
-    factory = _factory(base, learnable, fixed)
-    start = {name: _inverse(name, value) for name, value in learnable.items()}
+    fixed = dict(fixed or {})
+    factory, rate = _factory(base, learnable or {"learning_rate": USUAL_RATE}, fixed)
+    learnable = learnable or {"learning_rate": rate}
+    start = _start(learnable)
+    schedules.scale_by(schedule, 1.0, 1)  # raises ValueError
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup: a share of the horizon, 0 to 1, got {warmup}")
 
     def init(key: jax.Array) -> PyTree:
         del key
-        return {name: jnp.float32(u) for name, u in start.items()}
+        return {name: jnp.asarray(u) for name, u in start.items()}
 
     def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
-        del num_steps
-        values = {name: -jnp.expm1(u) if name in DECAYS else jnp.exp(u) for name, u in theta.items()}
-        tx = optax.masked(factory(**fixed, **values), lambda tree: jax.tree.map(lambda x: x.size > 0, tree))
+        values: dict[str, Any] = {"learning_rate": rate, **fixed, **values_of(theta)}
+        peak, steps = values.pop("learning_rate"), jnp.round(warmup * num_steps) if warmup else 0
+        scale = schedules.scale_by(schedule, peak, num_steps, steps)
+        tx = schedules.with_rate(lambda now: factory(learning_rate=now, **values), scale)
 
         def update_fn(grads, state, params=None, **extra):
-            updates, state = tx.update(_lifted(grads), state, _lifted(params), **extra)
-            return jax.tree.map(lambda u, g: u.astype(g.dtype), updates, grads), state
+            updates, state = tx.update(_filled(grads), state, _filled(params), **_lifted(extra, params))
+            return _whole(updates, grads), state
 
-        return optax.GradientTransformationExtraArgs(lambda params: tx.init(_lifted(params)), update_fn)
+        return optax.GradientTransformationExtraArgs(lambda params: tx.init(_filled(params)), update_fn)
 
     return LearnedOptimizer(init, build)
 
 
-def _lifted(tree: PyTree) -> PyTree:
-    """At least float32: a traced hyper-parameter would turn a bfloat16 state into float32 at the first step."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+def _filled(tree: PyTree) -> list[jax.Array]:
+    """The leaves that are not empty, at least float32: a traced hyper-parameter would turn a bfloat16 state into
+    float32 at the first step.
+    """
+    return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree) if x.size > 0]
 
 
-def _factory(base: str, learnable: Iterable[str], fixed: Iterable[str]) -> Callable[..., optax.GradientTransformation]:
+def _whole(leaves: Iterable[jax.Array], like: PyTree) -> PyTree:
+    """What `_filled` took apart, with the dtypes of `like`."""
+    leaves = iter(leaves)
+    return jax.tree.map(lambda x: next(leaves).astype(x.dtype) if x.size > 0 else x, like)
+
+
+def _lifted(extra: dict[str, Any], params: PyTree) -> dict[str, Any]:
+    """Arguments that speak of the params, in terms of what the base sees of these."""
+    lifted = dict(extra)
+    if (grad := extra.get("grad")) is not None:
+        lifted["grad"] = _filled(grad)
+    if (value_fn := extra.get("value_fn")) is not None:
+        lifted["value_fn"] = lambda leaves: value_fn(_whole(leaves, params))
+    return lifted
+
+
+def _factory(
+    base: str, learnable: Iterable[str], fixed: Iterable[str]
+) -> tuple[Callable[..., optax.GradientTransformation], float]:
+    """The factory of that name, and its learning rate if none is given."""
     factory = _optimizers().get(base)
     if factory is None:
         raise ValueError(f"base: optax has no optimizer {base!r}{_nearest(base, _optimizers())}")
@@ -80,16 +122,18 @@ def _factory(base: str, learnable: Iterable[str], fixed: Iterable[str]) -> Calla
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in (*learnable, *fixed):
             raise ValueError(f"optax's {base} needs {name!r}: give it in learnable or in fixed")
-    return factory
+    rate = parameters["learning_rate"].default
+    return factory, {inspect.Parameter.empty: USUAL_RATE, None: 1.0}.get(rate, rate)  # lbfgs: None stands for 1
 
 
 def _optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
-    """By name, whatever of optax takes a learning rate and is no mere part of an optimizer."""
+    """By name, whatever of optax takes a learning rate and is no mere part of an optimizer; and what it lacks."""
     public = {**vars(optax.contrib), **vars(optax)}
     factories = {name: f for name, f in public.items() if isinstance(f, FunctionType | partial)}
     rated = {name: f for name, f in factories.items() if "learning_rate" in inspect.signature(f).parameters}
     optimizers = {name: f for name, f in rated.items() if not name.startswith(("_", "scale_by"))}
-    return {**optimizers, "momentum": partial(optax.sgd, momentum=0.9)}
+    momentum = partial(optax.sgd, momentum=0.9)
+    return {**optimizers, "momentum": momentum, "nesterov": partial(momentum, nesterov=True), "newton": newton}
 
 
 def _nearest(name: str, choices: Iterable[str]) -> str:
@@ -97,10 +141,9 @@ def _nearest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def _inverse(name: str, value: float) -> float:
-    """The unconstrained number that stands for the value."""
-    if name in DECAYS and not 0 <= value < 1:
-        raise ValueError(f"learnable.{name}: a decay lies in [0, 1), got {value}")
-    if name not in DECAYS and value <= 0:
-        raise ValueError(f"learnable.{name}: must be positive (it is learned as a logarithm), got {value}")
-    return math.log1p(-value) if name in DECAYS else math.log(value)
+def _start(learnable: dict[str, float]) -> dict[str, np.ndarray]:
+    theta = theta_of(learnable)
+    for name, u in theta.items():
+        if not np.isfinite(u):
+            raise ValueError(f"learnable.{name}: {learnable[name]} has no logarithm to learn: give it in fixed")
+    return theta

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from metaopt.optimizers import OPTIMIZERS
-from metaopt.optimizers.hyper import DECAYS, _optimizers
+from metaopt.optimizers._values import DECAYS
+from metaopt.optimizers.hyper import _optimizers
 
 CASES = {  # base -> (optax's factory, learnable, fixed)
     "sgd": (optax.sgd, {"learning_rate": 0.1}, {}),
@@ -72,7 +73,13 @@ def test_equals_optax(base):
 
 def test_every_factory_of_optax_takes_traced_rates_and_decays():
     """Types alone: params of bfloat16, and a state that is stable under scan. sm3 has no scalars, some need more."""
-    others = {"dpsgd", "lbfgs", "schedule_free", "sophia"}  # arguments without default, or functions of the loss
+    others = {
+        "dpsgd",
+        "lbfgs",
+        "newton",
+        "schedule_free",
+        "sophia",
+    }  # arguments without default, or functions of the loss
     params = {name: jnp.ones(shape, jnp.bfloat16) for name, shape in SHAPES.items() if shape}
     grads = {name: jnp.ones((STEPS, *p.shape), jnp.bfloat16) for name, p in params.items()}
     with warnings.catch_warnings(action="ignore"):  # noisy_sgd wants a key
@@ -108,9 +115,15 @@ def test_decays_move_by_their_distance_from_one():
         ({"base": "adam", "learnable": {"learning_rat": 1.0}}, "did you mean 'learning_rate'"),
         (
             {"base": "adam", "learnable": {"learning_rate": 0.1, "b1": 1.5}},
-            "learnable.b1: a decay lies in [0, 1), got 1.5",
+            "b1: a decay lies in [0, 1], got 1.5",
         ),
-        ({"base": "adam", "learnable": {"learning_rate": 0.0}}, "learnable.learning_rate: must be positive"),
+        (
+            {"base": "adam", "learnable": {"learning_rate": 0.0}},
+            "learnable.learning_rate: 0.0 has no logarithm to learn",
+        ),
+        ({"schedule": "cosin"}, "no schedule 'cosin'; did you mean 'cosine'"),
+        ({"schedule": {"name": "cosine", "dips": 0}}, "schedule cosine: dips: must be at least 1, got 0"),
+        ({"warmup": 1.5}, "warmup: a share of the horizon, 0 to 1, got 1.5"),
         (
             {"base": "muon", "learnable": {"learning_rate": 0.1, "ns_steps": 5}},
             "learnable.ns_steps: optax's muon takes",
