@@ -1,4 +1,4 @@
-"""What a run folder says about its run, missing pieces included; all that a report is made of."""
+"""What a folder says about its run or its evaluation, missing pieces included; all that a report is made of."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 
 class Artefacts(NamedTuple):
-    """The files of a run folder, empty where the run has not come so far."""
+    """The files of a folder, empty where the run has not come so far, or where there was none."""
 
     folder: Path
-    config: str  # YAML
+    config: str | None  # YAML; None: the folder of an evaluation alone
     environment: list[dict[str, Any]]  # one per start of the run
     metrics: list[dict[str, Any]]  # one per outer step
     summary: dict[str, Any]
-    evaluation: dict[str, Any]  # Evaluation._asdict() and "suite"
+    results: dict[str, Any]  # of an evaluation
 
     def families(self) -> list[str]:
         """Names of the task families, from the metrics `FAMILY/meta_loss`."""
@@ -27,20 +27,22 @@ class Artefacts(NamedTuple):
 
 
 def read(folder: Path) -> Artefacts:
-    """Raises FileNotFoundError when the folder holds no run."""
-    config = folder / "config.yaml"
-    if not config.exists():
-        raise FileNotFoundError(f"{folder} holds no run: it has no config.yaml")
+    """Raises FileNotFoundError when the folder holds neither a run nor an evaluation."""
+    config, results = folder / "config.yaml", folder / "results.json"
+    if not config.exists() and not results.exists():
+        raise FileNotFoundError(
+            f"{folder} holds no run and no evaluation: neither config.yaml nor results.json is there"
+        )
     environment = _json(folder / "environment.json", [])
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return Artefacts(
         folder=folder,
-        config=config.read_text(encoding="utf-8"),
+        config=config.read_text(encoding="utf-8") if config.exists() else None,
         environment=environment if isinstance(environment, list) else [environment],
         metrics=[json.loads(line) for line in lines],
         summary=_json(folder / "summary.json", {}),
-        evaluation=_json(folder / "evaluation.json", {}),
+        results=_json(results, {}),
     )
 
 

@@ -1,249 +1,178 @@
-"""report.html and curves.png of a run folder, from its artefacts alone. The page needs no network and no script."""
+"""report.html of a run folder or of an evaluation's, from its files alone. The page needs no network and no script."""
 
-import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from metaopt.evaluate import artefacts
-from metaopt.evaluate._svg import Line, chart
+from metaopt.evaluate import artefacts, report_ranking, report_tasks, report_training, summary
 from metaopt.evaluate.artefacts import Artefacts
-from metaopt.evaluate.baselines import TUNED, USUAL
-from metaopt.evaluate.summary import Cell, cells, challengers, summarize
-from metaopt.evaluate.table import number
-
-BASELINE_STYLES = {USUAL: "c1", TUNED: "c2"}  # the evaluated optimizer is c0
+from metaopt.evaluate.report_html import fold, plural, section
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Writes report.html and curves.png into the run folder; returns the path of the page.
+def write_report(folder: str | Path) -> Path:
+    """Writes report.html into the folder, and curves.png into that of a run; returns the path of the page.
 
-    Raises FileNotFoundError when the folder holds no run. A run without metrics or evaluation gives a shorter report.
+    A run folder (config.yaml, ...) gives its meta-training, and its evaluation where it has a results.json; a folder
+    with a results.json alone gives the evaluation. Raises FileNotFoundError when it holds neither.
     """
     from metaopt.evaluate.plots import write_curves
 
-    run = artefacts.read(Path(run_dir))
-    path = run.folder / "report.html"
-    path.write_text(page(run), encoding="utf-8")
-    write_curves(run, run.folder / "curves.png")
+    found = artefacts.read(Path(folder))
+    path = found.folder / "report.html"
+    path.write_text(page(found), encoding="utf-8")
+    if found.config is not None:
+        write_curves(found, found.folder / "curves.png")
     return path
 
 
-def page(run: Artefacts) -> str:
+def page(found: Artefacts) -> str:
     """The whole page."""
-    title = escape(run.folder.resolve().name)
     css = (files("metaopt.evaluate") / "report.css").read_text(encoding="utf-8")
-    sections = [_header(run), _cards(run), _failures(run), _heldout(run), _training(run), _use(run), _details(run)]
+    sections = _run(found) if found.config is not None else _evaluation(found)
+    title = found.folder.resolve().name
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>{title}</title><style>{css}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{css}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
     )
 
 
-def _header(run: Artefacts) -> str:
-    config = _facts(run)
-    return f"<header><h1>{escape(run.folder.resolve().name)}</h1><p class='lead'>{escape(config)}</p></header>"
-
-
-def _facts(run: Artefacts) -> str:
-    env = run.environment[-1] if run.environment else {}
-    device, versions = env.get("device", {}), env.get("versions", {})
-    where = f"{device['count']} {device['kind']} device{'s' if device['count'] > 1 else ''}" if device else ""
-    jax = f"JAX {versions['jax']}" if "jax" in versions else ""
+def _run(run: Artefacts) -> list[str]:
     families = run.families()
     trained = f"meta-trained on {', '.join(families)}" if families else "no outer step taken yet"
-    return " · ".join(part for part in (trained, where, jax) if part)
-
-
-def _cards(run: Artefacts) -> str:
-    items: list[tuple[str, str]] = []
-    for name in challengers(run.evaluation.get("rows", [])):
-        s = summarize(run.evaluation["rows"], name)
-        of = f"<small> of {s['tasks']}</small>"
-        items += [
-            (f"{s['below_adam']}{of}", "held-out tasks with a final loss below Adam at 1e-3"),
-            (f"{s['below_tuned']}{of}", "below Adam with its rate tuned per task"),
-            (f"{s['speedup_median']:.2f}<small>×</small>", "median speed-up over tuned Adam"),
-            (f"{s['speedup_iqm']:.2f}<small>×</small>", "interquartile mean of the speed-up"),
-        ]
-    steps = len(run.metrics)
-    seconds = run.summary.get("seconds") or next((r["seconds"] for r in reversed(run.metrics) if "seconds" in r), None)
-    if steps:
-        items.append((f"{steps:,}", f"outer steps{f' in {_duration(seconds)}' if seconds else ''}"))
-    if run.summary.get("inner_steps") and seconds:
-        rate = run.summary["inner_steps"] / seconds
-        items.append((f"{rate / 1000:,.1f}k" if rate > 1e4 else f"{rate:,.0f}", "inner steps a second, all included"))
-    return f'<div class="cards">{"".join(f"<div class=card><b>{b}</b><span>{s}</span></div>" for b, s in items)}</div>'
-
-
-def _failures(run: Artefacts) -> str:
-    found = [
-        f"{escape(name)} diverged on {escape(task)}: {cell.diverged} of {cell.runs} runs"
-        for task, named in cells(run.evaluation.get("rows", [])).items()
-        for name, cell in named.items()
-        if cell.diverged
-    ]
-    found += [f"{escape(t)} was skipped: {escape(why)}" for t, why in run.evaluation.get("skipped", {}).items()]
-    resets = sum(row.get("diverged") or 0 for row in run.metrics)
-    if resets:
-        found.append(f"{resets:,.0f} inner runs diverged during meta-training and were started anew")
-    zeros = sum(row.get("skipped") or 0 for row in run.metrics)
-    if zeros:
-        found.append(f"{zeros:,.0f} meta-gradients were not finite and counted as zero")
-    if not found:
-        return '<div class="failures none"><b>No failures:</b> no run diverged, no task was skipped.</div>'
-    return f'<div class="failures"><b>Failures</b><ul>{"".join(f"<li>{item}</li>" for item in found)}</ul></div>'
-
-
-def _heldout(run: Artefacts) -> str:
-    if not run.evaluation.get("rows"):
+    where = _where(run.environment[-1]) if run.environment else []
+    if run.results.get("rows"):
+        evaluation = [f"<p class='lead'>Held-out tasks: {escape(_what(run.results))}.</p>", *_comparison(run.results)]
+    else:
         note = (
             "Not evaluated: the run has not come so far, its config asks for no evaluation, or every task was skipped."
         )
-        return f"<section><h2>Held-out tasks</h2><p class='note'>{note}</p></section>"
-    e = run.evaluation
-    named = cells(e["rows"])
-    names = list(dict.fromkeys(row["optimizer"] for row in e["rows"]))
-    text = (
-        f"Suite <code>{escape(str(e.get('suite', '')))}</code>: {e['steps']:,} steps, {e['seeds']} seeds. Final loss: "
-        "mean of the last 5&#8239;% of training losses; ± is the standard deviation over seeds; the lowest is bold. "
-        "Speed-up: how many times fewer steps than tuned Adam (the best of 14 learning rates for this very task and "
-        "these seeds). ▲ faster, ▼ slower."
+        evaluation = [section("Held-out tasks", note)]
+    config = fold("Config", f"<pre><code>{escape(run.config or '')}</code></pre>")
+    started = "".join(_facts(start, start.get("command", [])) for start in run.environment)
+    return [
+        _header(run.folder.resolve().name, " · ".join([trained, *where])),
+        report_training.cards(run),
+        _failures([*_training_failures(run.metrics), *_evaluation_failures(run.results)]),
+        *evaluation,
+        report_training.training(run),
+        report_training.use(run),
+        section("Command, versions, device", "", started, config),
+    ]
+
+
+def _evaluation(found: Artefacts) -> list[str]:
+    results = found.results
+    count = len(summary.contenders(results["rows"]))
+    sections = _comparison(results) if results["rows"] else [section("Nothing to compare", "Every task was skipped.")]
+    about = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(c['about'])}</dd>" for name, c in results.get("contenders", {}).items()
     )
-    figures = "".join(_task_figure(task, named[task], e) for task in named)
-    return (
-        f"<section><h2>Held-out tasks</h2><p class='note'>{text}</p>{_table(named, names, e['tuned'])}"
-        f"{_legend((_style(name), name) for name in names)}<div class='charts'>{figures}</div>"
-        "<p class='note'>Training loss over steps, smoothed over 5&#8239;% of the run; the band spans all seeds. "
-        "Pictures are cut at twice the first loss, and six decades lower.</p>"
-        "</section>"
+    return [
+        _header(
+            f"{plural(count, 'optimizer')} on {results['suite']}",
+            " · ".join([_what(results), *_where(results["environment"])]),
+        ),
+        _failures(_evaluation_failures(results)),
+        *sections,
+        section("Contenders", "", f"<dl>{about}</dl>"),
+        section("Command, versions, device", "", _facts(results["environment"], results["command"])),
+    ]
+
+
+def _comparison(results: Mapping[str, Any]) -> list[str]:
+    """The sections that a run and an evaluation share."""
+    standings = summary.standings(results["rows"], results["reference"])
+    return [
+        report_ranking.ranking(results, standings),
+        report_ranking.profile(results, standings),
+        report_ranking.aggregates(standings, results["reference"]),
+        report_tasks.losses(results),
+        report_tasks.curves(results),
+        report_ranking.sweeps(results),
+        report_tasks.worth(results),
+        report_tasks.tuning(results),
+    ]
+
+
+def _header(title: str, lead: str) -> str:
+    return f"<header><h1>{escape(title)}</h1><p class='lead'>{escape(lead)}</p></header>"
+
+
+def _what(results: Mapping[str, Any]) -> str:
+    tasks = len({row["task"] for row in results["rows"]})
+    parts = (
+        f"suite {results['suite']}",
+        plural(tasks, "task"),
+        plural(results["steps"], "step"),
+        plural(results["seeds"], "seed"),
     )
+    return " · ".join(parts)
 
 
-def _style(name: str) -> str:
-    return BASELINE_STYLES.get(name, "c0")
+def _where(environment: Mapping[str, Any]) -> list[str]:
+    device, versions = environment.get("device", {}), environment.get("versions", {})
+    where = [f"{plural(device['count'], device['kind'] + ' device')}"] if device else []
+    return where + ([f"JAX {versions['jax']}"] if "jax" in versions else [])
 
 
-def _table(named: Mapping[str, Mapping[str, Cell]], names: list[str], tuned: Mapping[str, float]) -> str:
-    ours = [name for name in names if name not in BASELINE_STYLES]
-    head = "".join(f"<th>{escape(name)}</th>" for name in names) + "".join("<th>speed-up</th>" for _ in ours)
-    rows = []
-    for task, row in named.items():
-        best = min(cell.loss for cell in row.values())
-        tds = []
-        for name in names:
-            small = f"± {row[name].spread:.2g}" + (f", rate {tuned[task]:.2g}" if name == TUNED else "")
-            mark = ' class="best"' if row[name].loss == best < math.inf else ""
-            tds.append(f'<td data-label="{escape(name)}"{mark}>{_number(row[name].loss)}<small>{small}</small></td>')
-        tds += [f'<td data-label="speed-up">{_speedup(row[name])}</td>' for name in ours]
-        rows.append(f"<tr><td>{escape(task)}</td>{''.join(tds)}</tr>")
-    head = f"<thead><tr><th>task</th>{head}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+def _failures(found: Sequence[str]) -> str:
+    """Of pieces of HTML."""
+    if not found:
+        return "<div class='failures none'><b>No failures:</b> no run failed, no task was skipped.</div>"
+    items = "".join(f"<li>{item}</li>" for item in found)
+    return f"<div class='failures'><b>Failures</b><ul>{items}</ul></div>"
 
 
-def _speedup(cell: Cell) -> str:
-    text = f"{cell.speedup:.2f}×"
-    if cell.diverged:
-        return f'<span class="bad">▼ {text}</span><small>{cell.diverged} of {cell.runs} diverged</small>'
-    if 0.95 <= cell.speedup <= 1.05:
-        return text
-    return f'<span class="good">▲ {text}</span>' if cell.speedup > 1 else f'<span class="bad">▼ {text}</span>'
+def _evaluation_failures(results: Mapping[str, Any]) -> list[str]:
+    sweeps = results.get("sweeps", {})
+    found = _failed(results.get("rows", []), "")
+    found += [
+        item for axis, sweep in sweeps.items() for item in _failed(sweep["rows"], f" in the sweep over {escape(axis)}")
+    ]
+    found += [f"<b>{escape(task)}</b> was skipped: {escape(why)}" for task, why in results.get("skipped", {}).items()]
+    for axis, sweep in sweeps.items():
+        skipped = "; ".join(f"{escape(task)}: {escape(why)}" for task, why in sweep["skipped"].items())
+        found += [f"left out of the sweep over {escape(axis)}: {skipped}"] if skipped else []
+    return found
 
 
-def _task_figure(task: str, row: Mapping[str, Cell], evaluation: Mapping[str, Any]) -> str:
-    curves = evaluation["curves"][task]
-    order = sorted(curves, key=lambda name: _style(name), reverse=True)  # the evaluated optimizer on top
-    lines = [Line(_style(n), curves[n]["steps"], curves[n]["mean"], curves[n]["low"], curves[n]["high"]) for n in order]
-    starts = [line.y[0] for line in lines if line.y and line.y[0] is not None]
-    best = min(cell.loss for cell in row.values())
-    ours = next(name for name in row if name not in BASELINE_STYLES)
-    verdict = "lowest" if row[ours].loss == best else f"lowest: {next(n for n in row if row[n].loss == best)}"
-    caption = f"{_number(row[ours].loss)} · {escape(verdict)} · {row[ours].speedup:.2f}×"
-    svg = chart(lines, title=f"loss on {task}", x_label="step", ceiling=2 * max(starts, default=math.inf))
-    return f"<figure><h3>{escape(task)}</h3><figcaption>{caption}</figcaption>{svg}</figure>"
+def _failed(rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
+    """One item per contender with failed runs."""
+    runs: dict[str, int] = {}
+    for row in rows:
+        runs[row["optimizer"]] = runs.get(row["optimizer"], 0) + 1
+    items = []
+    for name, cells in summary.failures(rows).items():
+        tasks = ", ".join(f"{escape(task)} ({cell.diverged} of {cell.runs})" for task, cell in cells.items())
+        failed = sum(cell.diverged for cell in cells.values())
+        items.append(f"<b>{escape(name)}</b> failed in {failed} of {plural(runs[name], 'run')}{where}: {tasks}")
+    return items
 
 
-def _training(run: Artefacts) -> str:
-    if not run.metrics:
-        return ""
-    families = run.families()
-    styles = {name: f"c{i % 7}" for i, name in enumerate(families)}
-    lines = []
-    for name in families:
-        bins = artefacts.binned(*run.series(f"{name}/meta_loss"))
-        lines.append(Line(styles[name], bins["x"], bins["y"], bins["low"], bins["high"]))
-    figures = [_figure("Meta-loss", "mean normalised loss of the inner runs", lines)]
-    x, y = run.series("valid/score")
-    if x:
-        best = run.summary.get("best") or {}
-        note = f"best {number(best['score'])} after outer step {best['outer_step']:,}" if best.get("score") else ""
-        figures.append(_figure("Validation", note or "normalised final loss", [Line("c0", x, y)]))
-    bins = artefacts.binned(*run.series("grad_norm"))
-    figures.append(
-        _figure("Norm of the meta-gradient", "", [Line("c0", bins["x"], bins["y"], bins["low"], bins["high"])])
-    )
-    return (
-        f"<section><h2>Meta-training</h2>{_legend((styles[f], f) for f in families)}"
-        f"<div class='charts'>{''.join(figures)}</div><p class='note'>Lines are means over stretches of outer steps; "
-        "bands span them.</p></section>"
-    )
+def _training_failures(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = []
+    resets = sum(row.get("diverged") or 0 for row in metrics)
+    if resets:
+        found.append(f"{resets:,.0f} inner runs diverged during meta-training and were started anew")
+    zeros = sum(row.get("skipped") or 0 for row in metrics)
+    if zeros:
+        found.append(f"{zeros:,.0f} meta-gradients were not finite and counted as zero")
+    return found
 
 
-def _figure(title: str, caption: str, lines: list[Line]) -> str:
-    svg = chart(lines, title=title, x_label="outer step")
-    return f"<figure><h3>{escape(title)}</h3><figcaption>{escape(caption) or '&#160;'}</figcaption>{svg}</figure>"
-
-
-def _legend(items: Iterable[tuple[str, str]]) -> str:
-    line = '<svg viewBox="0 0 34 10" aria-hidden="true"><path class="line {}" d="M1,5 L33,5"/></svg>'
-    return f'<ul class="legend">{"".join(f"<li>{line.format(style)}{escape(name)}</li>" for style, name in items)}</ul>'
-
-
-def _use(run: Artefacts) -> str:
-    code = (
-        "import metaopt\n\n"
-        f'tx = metaopt.load("{run.folder / "theta.safetensors"}", num_steps=10_000)\n'
-        "state = tx.init(params)\n"
-        "updates, state = tx.update(grads, state, params, value=loss)\n"
-    )
-    return (
-        "<section><h2>Use the weights</h2><p class='note'>An ordinary optax optimizer, with nothing left to tune; "
-        "<code>num_steps</code> is the number of steps you are going to take.</p>"
-        f"<pre><code>{escape(code)}</code></pre></section>"
-    )
-
-
-def _details(run: Artefacts) -> str:
-    starts = "".join(_start(env) for env in run.environment)
-    return (
-        f"<section><h2>Details</h2><details><summary>Config</summary><pre><code>{escape(run.config)}</code></pre></details>"
-        f"<details open='open'><summary>Command, versions, device</summary>{starts}</details></section>"
-    )
-
-
-def _start(env: Mapping[str, Any]) -> str:
+def _facts(env: Mapping[str, Any], command: Sequence[str]) -> str:
     git = env.get("git") or {}
     items = {
-        "command": shlex.join(str(word) for word in env.get("command", [])),
         "python": env.get("python"),
         "packages": ", ".join(f"{name} {version}" for name, version in env.get("versions", {}).items()),
         "platform": env.get("platform"),
         "device": ", ".join(f"{key} {value}" for key, value in env.get("device", {}).items()),
+        "cores": env.get("cores"),
         "git commit": f"{git['commit']}{' (modified)' if git.get('modified') else ''}" if git else None,
     }
-    return f"<dl>{''.join(f'<dt>{k}</dt><dd>{escape(str(v))}</dd>' for k, v in items.items() if v)}</dl>"
-
-
-def _number(x: float) -> str:
-    return number(x) if math.isfinite(x) else "diverged"
-
-
-def _duration(seconds: float) -> str:
-    """3 min 12 s"""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    line = f"<pre><code>{escape(shlex.join(str(word) for word in command))}</code></pre>" if command else ""
+    return line + f"<dl>{''.join(f'<dt>{k}</dt><dd>{escape(str(v))}</dd>' for k, v in items.items() if v)}</dl>"

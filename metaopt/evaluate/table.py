@@ -95,7 +95,7 @@ def times(x: Interval) -> str:
 def _loss(cell: Cell, best: float, best_valid: float | None) -> str:
     if not math.isfinite(cell.loss):
         return f"[red]failed[/] {cell.diverged}/{cell.runs}"
-    text = f"{_bold(number(cell.loss), cell.loss == best)}\n±{cell.spread:.1e}"
+    text = f"{_bold(number(cell.loss), cell.loss == best)}\n±{cell.spread:.2g}"
     return text if cell.valid is None else f"{text}\n[dim]{_bold(number(cell.valid), cell.valid == best_valid)}[/]"
 
 
