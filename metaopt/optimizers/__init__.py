@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from metaopt.optimizers.adafac_mlp import adafac_mlp
+from metaopt.optimizers.adam8p import adam8p
 from metaopt.optimizers.celo import celo
 from metaopt.optimizers.celo2 import celo2
 from metaopt.optimizers.celo_adam import celo_adam
@@ -14,6 +15,7 @@ from metaopt.optimizers.hyper import hyper
 from metaopt.optimizers.l2l_lstm import l2l_lstm
 from metaopt.optimizers.mlp import mlp
 from metaopt.optimizers.mup import mup
+from metaopt.optimizers.nadamw8p import nadamw8p
 from metaopt.optimizers.nn_adam import nn_adam
 from metaopt.optimizers.rnn_mlp import rnn_mlp
 from metaopt.optimizers.rnnprop import rnnprop
@@ -37,6 +39,8 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "celo_adam": celo_adam,
     "celo2": celo2,
     "hyper": hyper,
+    "nadamw8p": nadamw8p,
+    "adam8p": adam8p,
     "mup": partial(mup, base=adafac_mlp()),
 }
 
@@ -56,6 +60,8 @@ FACTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "celo_adam": (35649, 2.0, ("loss", "horizon")),
     "celo2": (329, 4.0, ()),
     "hyper": (1, 2.0, ()),
+    "nadamw8p": (10, 2.0, ("horizon",)),
+    "adam8p": (8, 2.0, ("horizon",)),
     "mup": (197, 4.0, ()),
 }
 
