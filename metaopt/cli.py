@@ -66,24 +66,46 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    weights: Annotated[str, typer.Argument(help="A file of weights, or a name that ships with the package.")],
+    contenders: Annotated[
+        list[str],
+        typer.Argument(metavar="A B ...", help="Weights, run folders, or optax names: adamw:lr=1e-3,schedule=cosine"),
+    ],
     suite: Annotated[str, typer.Option(help="The tasks: see `metaopt list suites`.")] = "heldout_small",
     steps: Annotated[int, typer.Option(min=1, help="Inner steps.")] = 1000,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials per task of what is tuned and has no @TRIALS of its own.")
+    ] = 14,
     seeds: Annotated[int, typer.Option(min=1, help="Inner runs per task.")] = 3,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="Vary as well: horizon, num_steps, width, depth, batch_size, data_size.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="runs/eval-...")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Curves of before.", show_default="~/.cache/metaopt/curves")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what the cache has; it is replaced.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Compares an optimizer with Adam, at 1e-3 and tuned, on a suite of tasks."""
-    from metaopt import config, runtime
-    from metaopt.entry import names, nearest
+    """Compares optimizers with each other, with Adam and with tuned Adam, on a suite of tasks.
 
-    if suite not in (known := names("suites")):
-        problem = config.Problem("command line", "--suite", f"one of {', '.join(known)}", suite, nearest(suite, known))
-        raise config.ConfigError([problem])
+    What is written as NAME:lr=RATE is one trial, NAME@K the best of K trials on each task; NAME is one of optax's
+    optimizers, or nadamw8p, adam8p, ordered: K draws from a larger space. An interrupted evaluation continues where it
+    stopped when it is called again.
+    """
+    from metaopt import config, runtime
+    from metaopt.entry import names
+    from metaopt.evaluate.sweeps import AXES
+
+    config.one_of("--suite", suite, names("suites"))
+    for axis in sweep or ():
+        config.one_of("--sweep", axis, AXES)
     runtime.setup()
     from metaopt import commands
+    from metaopt.evaluate.trials import Cache
+    from metaopt.evaluation import Settings, cache_folder
 
-    commands.evaluate(weights, suite, steps, seeds, json_path)
+    store = Cache(cache or cache_folder(), fresh=fresh)
+    commands.evaluate(contenders, Settings(suite, steps, seeds, tuple(sweep or ())), trials, out, store)
 
 
 @app.command("import")
@@ -99,14 +121,10 @@ def import_(
 ) -> None:
     """Turns weights of google/learned_optimization, and of code built on it, into a file for metaopt.load."""
     from metaopt import config, runtime
-    from metaopt.entry import nearest
 
     raw = {"name": architecture} | registry.literal(*registry.PUBLISHED).get(architecture, {})
     entry = config.entry("optimizers", raw, f"--as {architecture}", overrides or ())
-    if entry.name not in (known := list(registry.registry(*registry.REFERENCE))):
-        expected = f"one of {', '.join(known)}: of these weights can be imported"
-        problem = config.Problem("command line", "--as", expected, entry.name, nearest(entry.name, known))
-        raise config.ConfigError([problem])
+    config.one_of("--as", entry.name, registry.registry(*registry.REFERENCE), "of these weights can be imported")
     runtime.setup()
     from metaopt import commands
 

@@ -1,7 +1,8 @@
 """What the commands of the command line do, from the values that `build` makes."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,24 @@ import jax
 import jax.numpy as jnp
 import optax
 from rich.console import Console
+from rich.markup import escape
 
-from metaopt import build, runner, train, weights
+from metaopt import build, contenders, evaluation, runner, train
 from metaopt import config as configs
 from metaopt.begin import beginning, with_copies
 from metaopt.checkpoint import CheckpointError, read_reference, save_weights, write_atomic
 from metaopt.data import DataError
 from metaopt.entry import Entry
 from metaopt.evaluate.report import write_report
-from metaopt.evaluate.suite import Evaluation, Row, evaluate_suite, validate
+from metaopt.evaluate.suite import Contender, validate
 from metaopt.evaluate.summary import summarize
 from metaopt.evaluate.table import table
-from metaopt.optimizers import OPTIMIZERS
+from metaopt.evaluate.trials import Cache
+from metaopt.evaluation import Settings, cache_folder
 from metaopt.train import RunError
 from metaopt.types import LearnedOptimizer, PyTree
+
+RESULTS = "results.json"
 
 
 def run(config: configs.RunConfig, out: str | Path, resume: bool = False) -> None:
@@ -39,15 +44,23 @@ def run(config: configs.RunConfig, out: str | Path, resume: bool = False) -> Non
     console.print(f"done: {out / 'report.html'}", soft_wrap=True)
 
 
-def evaluate(name_or_path: str | Path, suite_name: str, steps: int, seeds: int, json_path: Path | None) -> list[Row]:
-    """Prints the comparison with Adam and tuned Adam on a suite; writes the rows as JSON where asked; returns them."""
+def evaluate(
+    texts: Sequence[str], settings: Settings, trials: int, out: str | Path | None, cache: Cache
+) -> dict[str, Any]:
+    """Compares what the texts stand for (see `contenders`), prints the table, writes results.json and the report.
+
+    trials: the budget of what is tuned and does not say how many itself. out: the folder; None: one named after the
+    suite and the contenders. Returns what results.json holds.
+    """
     console = _console()
-    learned = weights.read(name_or_path)
-    name = learned.meta["optimizer"]["name"]
-    result = _compare(suite_name, learned.optimizer, learned.theta, steps, seeds, console, name)
-    if json_path is not None:
-        write_atomic(json_path, json.dumps(result.rows, indent=1).encode())
-    return result.rows
+    entrants = contenders.contenders(texts, trials)
+    folder = Path(out) if out else Path("runs", _slug("eval", settings.suite, *texts))
+    found = _compare(entrants, settings, cache, console)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / RESULTS, json.dumps(found).encode())
+    report(folder)
+    console.print(f"done: {folder / 'report.html'}", soft_wrap=True)
+    return found
 
 
 def import_weights(file: str | Path, entry: Entry, out: str | Path, force: bool = False) -> None:
@@ -151,37 +164,37 @@ def _validation(
 def _heldout(
     config: configs.RunConfig, learned: LearnedOptimizer, console: Console
 ) -> Callable[[Path, PyTree, dict[str, Any]], dict[str, Any]]:
-    """What ends a run: the comparison with Adam on held-out tasks, in evaluation.json, its verdict in the summary."""
+    """What ends a run: the comparison with Adam on held-out tasks, in results.json, its verdict in the summary."""
 
     def finish(folder: Path, theta: PyTree, summary: dict[str, Any]) -> dict[str, Any]:
         if config.heldout is None:
             return {**summary, "heldout": None}
-        name, steps, seeds = config.heldout.suite, config.heldout.steps, config.heldout.seeds
-        result = _compare(name, learned, theta, steps, seeds, console, config.optimizer.name)
-        content = json.dumps({"suite": name, **result._asdict()})
-        write_atomic(folder / "evaluation.json", content.encode())
-        return {**summary, "heldout": summarize(result.rows, config.optimizer.name)}
+        entry, wanted = config.optimizer, config.heldout
+        entrants = [contenders.learned(entry.name, learned, theta, entry.model_dump()), *contenders.contenders((), 1)]
+        settings = Settings(wanted.suite, wanted.steps, wanted.seeds)
+        found = _compare(entrants, settings, Cache(cache_folder()), console)
+        write_atomic(folder / RESULTS, json.dumps(found).encode())
+        return {**summary, "heldout": summarize(found["rows"], entry.name)}
 
     return finish
 
 
-def _compare(
-    suite_name: str, learned: LearnedOptimizer, theta: PyTree, steps: int, seeds: int, console: Console, name: str
-) -> Evaluation:
-    """Evaluates and prints the table."""
-    with console.status(f"evaluating on {suite_name}") as status:
-        result = evaluate_suite(
-            build.suite(suite_name),
-            learned,
-            theta,
-            adam=OPTIMIZERS["hyper"]("adam", {"learning_rate": 1e-3}),
-            steps=steps,
-            seeds=seeds,
-            name=name,
-            progress=lambda label, done, total: status.update(f"evaluated on {done} of {total} tasks of {suite_name}"),
-        )
-    console.print(table(result.rows, result.tuned, result.skipped))
-    return result
+def _compare(entrants: Sequence[Contender], settings: Settings, cache: Cache, console: Console) -> dict[str, Any]:
+    """Evaluates and prints the table; on a terminal one line says how far it is, elsewhere every search is a line."""
+    with console.status(f"evaluating on {settings.suite}") as status:
+
+        def progress(task: str, done: int, total: int) -> None:
+            text = f"{settings.suite}: {done} of {total} searches done, {task}"
+            status.update(escape(text)) if console.is_terminal else console.print(text, markup=False)
+
+        found = evaluation.evaluate(entrants, settings, cache, progress)
+    console.print(table(found))
+    return found
+
+
+def _slug(*parts: str) -> str:
+    """A file name of the parts."""
+    return "-".join(re.sub(r"[^A-Za-z0-9.=]+", "-", Path(part).stem if "/" in part else part) for part in parts)[:120]
 
 
 def _console() -> Console:

@@ -70,6 +70,11 @@ def read(name_or_path: str | Path) -> Learned:
     return Learned(optimizer, jax.tree.map(jnp.asarray, theta), meta, path)
 
 
+def names() -> list[str]:
+    """The weights that ship with the package."""
+    return sorted(file.stem for file in PRETRAINED.glob("*.safetensors"))
+
+
 def find(name_or_path: str | Path) -> Path:
     """The weights file that a name, a file or a run folder stands for. Raises CheckpointError."""
     path = Path(name_or_path)
@@ -79,15 +84,14 @@ def find(name_or_path: str | Path) -> Path:
         return path / "theta.safetensors"
     if path.is_file():
         return path
-    names = sorted(file.stem for file in PRETRAINED.glob("*.safetensors"))
-    if str(name_or_path) in names:
+    if str(name_or_path) in names():
         return PRETRAINED / f"{name_or_path}.safetensors"
     runs = [str(file.parent) for file in path.parent.glob("*/theta.safetensors")]
-    near = difflib.get_close_matches(str(path), [*names, *runs, *map(str, path.parent.glob("*.safetensors"))], 1)
+    near = difflib.get_close_matches(str(path), [*names(), *runs, *map(str, path.parent.glob("*.safetensors"))], 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if path.suffix == ".safetensors":
         raise CheckpointError(f"{path}: no such file{hint}")
-    known = ", ".join(names) or "none yet"
+    known = ", ".join(names()) or "none yet"
     raise CheckpointError(
         f"no weights {str(name_or_path)!r}: give a .safetensors file, a run folder, or a name that ships with metaopt "
         f"({known}){hint}"

@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
@@ -21,8 +22,19 @@ from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 STREAM = 0x6576616C  # evaluation draws from its own stream of keys: no seed repeats the runs of meta-training
 NO_OPTIMIZER = LearnedOptimizer(lambda key: (), lambda theta, num_steps: optax.identity())
 CHUNK_BYTES = 2**26  # parameters and optimizer state of the runs that a device advances at the same time
+VALID_BATCHES = 8  # a validation loss is the mean over as many batches, the same ones all through a run
+VALID_KEY = 2**31 - 1  # what the inner loop never folds into a run's key
 
-Measure = Callable[[PyTree, jax.Array], PyTree]  # (cfg, losses [steps]) -> what to keep of a run
+Measure = Callable[[PyTree, jax.Array, jax.Array], PyTree]
+# (cfg, training losses [steps], validation losses [checks]) -> what to keep of a run
+
+
+class Runner(NamedTuple):
+    """run(thetas [candidates, ...]) -> what is measured of every run [candidates, seeds, ...], in numpy; it compiles
+    once for a number of candidates. compile(thetas) does that alone; what it returns then runs them: () -> the same."""
+
+    run: Callable[[PyTree], PyTree]
+    compile: Callable[[PyTree], Callable[[], PyTree]]
 
 
 class Problems(NamedTuple):
@@ -50,7 +62,7 @@ def run_curves(
     Every leaf of `thetas` has a leading axis [candidates]; `data` is what `task.data()` gives, on host or device. Runs
     are told that their horizon is `steps`, and use the seeds 0 .. seeds-1.
     """
-    return make_runner(prepare(task, data, steps=steps, seeds=seeds), optimizer, split=split)(thetas)
+    return make_runner(prepare(task, data, steps=steps, seeds=seeds), optimizer, split=split).run(thetas)
 
 
 def prepare(task: Task, data: PyTree, *, steps: int, seeds: int) -> Problems:
@@ -70,20 +82,30 @@ def make_runner(
     optimizer: LearnedOptimizer,
     *,
     split: str = "train",
-    measure: Measure = lambda cfg, losses: losses,
-) -> Callable[[PyTree], PyTree]:
-    """Returns runner(thetas [candidates, ...]) -> measure(cfg, losses) of every run [candidates, seeds, ...], in numpy.
+    checks: int = 0,
+    told: int | None = None,
+    measure: Measure = lambda cfg, losses, valid: losses,
+) -> Runner:
+    """Whole runs of an optimizer.
 
-    It compiles once for a number of candidates.
+    split: of the batches that are trained on
+    checks: validation losses, on `outer_valid` and without updates, at as many equal distances; a divisor of the steps
+    told: the horizon that the optimizer is told; None: the true one
     """
     task, _, _, steps, seeds = problems
     mesh = local_mesh()
 
     def run(theta: PyTree, seed: jax.Array, starts: Inner, data: PyTree) -> PyTree:
         inner = jax.tree.map(lambda x: x[seed], starts)
+        inner = inner._replace(horizon=jnp.int32(told or steps))
         inner = inner._replace(opt_state=optimizer.build(theta, inner.horizon).init(inner.params))
-        inner, losses = unroll.unroll(task, optimizer, theta, inner, data, steps, split)
-        return measure(inner.cfg, losses)
+
+        def piece(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, jax.Array]]:
+            inner, losses = unroll.unroll(task, optimizer, theta, inner, data, steps // max(1, checks), split)
+            return inner, (losses, _validation(task, inner, data) if checks else losses[:0])
+
+        inner, (losses, valid) = jax.lax.scan(piece, inner, None, max(1, checks))
+        return measure(inner.cfg, losses.reshape(-1), valid.reshape(-1))
 
     @partial(jax.jit, static_argnums=4, compiler_options=_effort(1))
     def program(thetas: PyTree, seed: jax.Array, starts: Inner, data: PyTree, chunk: int) -> PyTree:
@@ -95,17 +117,39 @@ def make_runner(
         sharded = jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=P("runs"), check_vma=False)
         return sharded(thetas, seed, starts, data)
 
-    def runner(thetas: PyTree) -> PyTree:
-        thetas = jax.tree.map(np.asarray, thetas)
-        candidates = len(jax.tree.leaves(thetas)[0])
-        runs = candidates * seeds
+    def arguments(thetas: PyTree) -> tuple[PyTree, ...]:
+        runs = len(jax.tree.leaves(thetas)[0]) * seeds
         padded, chunk = _chunks(runs, mesh.size, max(1, CHUNK_BYTES // _run_bytes(problems, optimizer, thetas)))
         index = np.arange(padded) % runs  # padding repeats runs, so that every device and chunk has equally many
         thetas = jax.tree.map(lambda x: x[index // seeds], thetas)
-        out = program(thetas, index % seeds, problems.starts, problems.data, chunk)
-        return jax.tree.map(lambda x: np.asarray(x)[:runs].reshape(candidates, seeds, *x.shape[1:]), out)
+        return thetas, index % seeds, problems.starts, problems.data, chunk
 
-    return runner
+    def gathered(out: PyTree, thetas: PyTree) -> PyTree:
+        candidates = len(jax.tree.leaves(thetas)[0])
+        return jax.tree.map(lambda x: np.asarray(x)[: candidates * seeds].reshape(candidates, seeds, *x.shape[1:]), out)
+
+    def run_all(thetas: PyTree) -> PyTree:
+        thetas = jax.tree.map(np.asarray, thetas)
+        return gathered(program(*arguments(thetas)), thetas)
+
+    def compile_only(thetas: PyTree) -> Callable[[], PyTree]:
+        thetas = jax.tree.map(np.asarray, thetas)
+        *given, chunk = arguments(thetas)
+        ready = program.lower(*given, chunk).compile()
+        return lambda: gathered(ready(*given), thetas)
+
+    return Runner(run_all, compile_only)
+
+
+def _validation(task: Task, inner: Inner, data: PyTree) -> jax.Array:
+    """Mean loss over VALID_BATCHES batches of `outer_valid`."""
+
+    def loss(i: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(inner.key, VALID_KEY), i)
+        batch = task.batch(inner.cfg, data, key, "outer_valid")
+        return task.loss(inner.cfg, inner.params, batch, key)[0].astype(jnp.float32)
+
+    return jax.lax.map(loss, jnp.arange(VALID_BATCHES)).mean()
 
 
 def local_mesh() -> Mesh:
@@ -120,12 +164,25 @@ def _effort(level: int) -> dict[str, int] | None:
     return {"xla_backend_optimization_level": level} if jax.default_backend() == "cpu" else None
 
 
+def state_bytes(problems: Problems, optimizer: LearnedOptimizer, thetas: PyTree) -> int:
+    """Bytes of the optimizer state of one inner run; thetas have leading axes [candidates]."""
+    params, theta = (_shapes(x) for x in (problems.starts.params, thetas))
+    return _bytes(
+        jax.eval_shape(lambda theta, params: optimizer.build(theta, problems.steps).init(params), theta, params)
+    )
+
+
 def _run_bytes(problems: Problems, optimizer: LearnedOptimizer, thetas: PyTree) -> int:
     """Bytes of the parameters and the optimizer state of one inner run."""
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), problems.starts.params)
-    theta = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), thetas)
-    state = jax.eval_shape(lambda theta, params: optimizer.build(theta, problems.steps).init(params), theta, params)
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, state))) or 1
+    return _bytes(_shapes(problems.starts.params)) + state_bytes(problems, optimizer, thetas) or 1
+
+
+def _shapes(batched: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batched)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _chunks(runs: int, devices: int, most: int) -> tuple[int, int]:

@@ -1,14 +1,14 @@
 """What a loss curve says about an optimizer.
 
-A run keeps a *smoothed* curve: means over windows of 5 % of its steps, at most 200 of them. Curves are on the last axis,
-[..., points]; numpy on the host, in float64. A loss that is not finite gives +inf, never an exception.
+A run keeps a *smoothed* curve: means over windows of 5 % of its steps, at most 200 of them. Curves are on the last
+axis, [..., points]; numpy on the host, in float64. A loss that is not finite gives +inf, never an exception.
 
-    initial loss     before any update: the first point                final loss   the last point: the last 5 % of steps
-    best loss        the lowest point                                  mean loss    of all steps
-    failed           the final loss is not finite, or above the initial one
+    initial loss   before any update: the first point      final loss   the last point: the last 5 % of the steps
+    best loss      the lowest point                        mean loss    of all steps
+    diverged       the final loss is not finite, or above the initial one
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ WORST = 2.0  # the largest normalised loss
 
 
 class Runs(NamedTuple):
-    """What is kept of runs, float32, +inf where a loss is not finite; `points` and `checks` depend on the steps alone."""
+    """What is kept of runs, float32, +inf where not finite; `points` and `checks` depend on the steps alone."""
 
-    smooth: np.ndarray  # [..., points] smoothed training losses
-    mean: np.ndarray  # [...] of the training losses
-    valid: np.ndarray  # [..., checks] validation losses after equal shares of the steps
+    smooth: Any  # [..., points] smoothed training losses
+    mean: Any  # [...] of the training losses
+    valid: Any  # [..., checks] validation losses after equal shares of the steps
 
 
 def window(steps: int) -> int:

@@ -1,115 +1,181 @@
-"""A learned optimizer against Adam and tuned Adam on a list of tasks, and the validation loss during meta-training."""
+"""Contenders on tasks: every search that the cache does not have yet is compiled, run and written to it.
 
+Interrupted, it goes on where it stopped: what was written is found again.
+"""
+
+import hashlib
+import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from metaopt.checkpoint import named_leaves
 from metaopt.data import DataError
-from metaopt.evaluate import baselines, metrics
-from metaopt.evaluate.curves import make_runner, prepare
+from metaopt.data.cache import digest as array_digest
+from metaopt.evaluate import metrics, trials
+from metaopt.evaluate.curves import Problems, local_mesh, make_runner, prepare, state_bytes
+from metaopt.evaluate.trials import Cache, Search
 from metaopt.types import LearnedOptimizer, PyTree, Task
 
-Row = dict[str, Any]
-POINTS = 200  # of a curve that is kept for pictures
-WORKERS = min(8, os.cpu_count() or 1)  # tasks in work at the same time; most of it is compilation, on one core each
+WORKERS = min(8, os.cpu_count() or 1)  # tasks compiled at the same time, each on a core; what runs has all cores
+BATCH = 8  # tasks whose programs are held at the same time
 
 
-class Evaluation(NamedTuple):
-    """What an evaluation found; `_asdict()` is JSON.
+class Contender(NamedTuple):
+    """An optimizer with the candidates that its tuning may choose from; one candidate: nothing is tuned."""
 
-    rows     one per task, optimizer and seed: task, optimizer, seed, steps, final_loss (None when it is not finite),
-             speedup_over_tuned_adam, diverged
-    curves   {task: {optimizer: {"steps", "mean", "low", "high": lists of at most 200}}}: smoothed losses over the seeds
-    tuned    {task: learning rate of adam:tuned}
-    skipped  {task: why it could not run on this machine}
-    """
+    name: str
+    kind: str  # learned | fixed | tuned
+    about: str  # in words
+    optimizer: LearnedOptimizer
+    thetas: PyTree  # leading axis [trials]
+    values: dict[str, np.ndarray]  # the candidates' hyper-parameters as people read them, [trials]
+    identity: dict[str, Any]  # JSON: what candidate i is, for every i; "optimizer" names the update rule
 
-    rows: list[Row]
-    curves: dict[str, dict[str, dict[str, list]]]
-    tuned: dict[str, float]
-    skipped: dict[str, str]
+    @property
+    def trials(self) -> int:
+        return len(jax.tree.leaves(self.thetas)[0])
+
+
+class Problem(NamedTuple):
+    """A task and how long it is trained."""
+
+    label: str
+    task: Task
+    entry: dict[str, Any]  # JSON: what the task is
     steps: int
-    seeds: int
+    told: int | None = None  # the horizon that optimizers are told; None: the steps
 
 
-def evaluate_suite(
-    tasks: Sequence[tuple[str, Task]],
-    optimizer: LearnedOptimizer,
-    theta: PyTree,
-    *,
-    adam: LearnedOptimizer,
-    steps: int,
-    seeds: int,
-    name: str = "learned",
-    progress: Callable[[str, int, int], None] = lambda task, done, total: None,
-) -> Evaluation:
-    """Runs `optimizer` with `theta`, Adam at 1e-3 and tuned Adam on every (label, task), paired by seed.
+class Found(NamedTuple):
+    """searches {task: {contender: Search}}, in the order of problems and contenders; skipped {task: reason}."""
 
-    `adam` is `hyper("adam", {"learning_rate": ...})`. A task whose data this machine lacks is skipped, with the reason.
-    progress(label, done, total) is called when a task is done.
+    searches: dict[str, dict[str, Search]]
+    skipped: dict[str, str]
+
+
+Progress = Callable[[str, int, int], None]  # (what is done now, searches done, searches to do)
+
+
+def compare(
+    problems: Sequence[Problem], contenders: Sequence[Contender], *, seeds: int, cache: Cache, progress: Progress
+) -> Found:
+    """Every contender on every problem, paired by seed. A task whose data this machine lacks is skipped.
+
+    Raises Unsuitable when a contender cannot work on a task.
     """
-    result = Evaluation([], {}, {}, {}, steps, seeds)
-
-    def losses(task: Task) -> tuple[np.ndarray, np.ndarray]:
-        problems = prepare(task, task.data(), steps=steps, seeds=seeds)
-        rates = make_runner(problems, adam)(baselines.adam_thetas())
-        return rates, make_runner(problems, optimizer)(_single(theta))[0]
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(losses, task) for _, task in tasks]
+    found: Found = Found({}, {})
+    missing: list[tuple[Problem, list[Contender]]] = []
+    descriptions: dict[tuple[str, str], dict[str, Any]] = {}
+    for problem in problems:
         try:
-            for done, ((label, _), future) in enumerate(zip(tasks, futures, strict=True), start=1):
-                try:
-                    rates, learned = future.result()
-                except DataError as error:
-                    result.skipped[label] = str(error)
-                else:
-                    _record(result, label, name, rates, learned)
-                progress(label, done, len(tasks))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return result
+            data = digest(problem.task.data())
+        except DataError as error:
+            found.skipped[problem.label] = str(error)
+            continue
+        here: dict[str, Search] = {}
+        for contender in contenders:
+            description = _description(problem, contender, seeds, data)
+            descriptions[problem.label, contender.name] = description
+            known = cache.get(description, contender.trials, machine())
+            if known is not None:
+                here[contender.name] = known
+        found.searches[problem.label] = here
+        missing += [(problem, wanted)] if (wanted := [c for c in contenders if c.name not in here]) else []
+
+    done, total = 0, sum(len(wanted) for _, wanted in missing)
+    for first in range(0, len(missing), BATCH):
+        batch = missing[first : first + BATCH]
+        progress("compiling", done, total)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            try:
+                compiled = list(pool.map(lambda pair: _compiled(pair[0], pair[1], seeds), batch))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        for (problem, _), programs in zip(batch, compiled, strict=True):
+            for group in programs:
+                progress(problem.label, done, total)
+                for name, search in group():
+                    found.searches[problem.label][name] = search
+                    cache.put(descriptions[problem.label, name], search, machine())
+                    done += 1
+    order = [contender.name for contender in contenders]
+    return Found({task: {name: here[name] for name in order} for task, here in found.searches.items()}, found.skipped)
 
 
-def _record(result: Evaluation, task: str, name: str, rates: np.ndarray, learned: np.ndarray) -> None:
-    """Adds one task to the result. rates [14, seeds, steps], learned [seeds, steps]."""
-    best = baselines.tune(rates)
-    usual = baselines.ADAM_RATES.index(baselines.USUAL_RATE)
-    runs = {name: learned, baselines.USUAL: rates[usual], baselines.TUNED: rates[best]}
-    result.tuned[task] = baselines.ADAM_RATES[best]
-    result.curves[task] = {optimizer: _band(losses) for optimizer, losses in runs.items()}
-    for optimizer, losses in runs.items():
-        for seed, (run, tuned) in enumerate(zip(losses, rates[best], strict=True)):
-            final = float(metrics.final_loss(run))
-            result.rows.append(
-                {
-                    "task": task,
-                    "optimizer": optimizer,
-                    "seed": seed,
-                    "steps": len(run),
-                    "final_loss": final if math.isfinite(final) else None,
-                    "speedup_over_tuned_adam": metrics.speedup(run, tuned),
-                    "diverged": bool(metrics.diverged(run)),
-                }
-            )
+class Unsuitable(Exception):
+    """A contender cannot work on a task, which both are named."""
 
 
-def _band(losses: np.ndarray) -> dict[str, list]:
-    """Mean, lowest and highest seed of the smoothed losses [seeds, steps], POINTS of them; None where not finite."""
-    steps = losses.shape[-1]
-    head = np.arange(1, metrics.window(steps))  # windows that are not whole yet, so that curves begin at the first loss
-    with np.errstate(invalid="ignore"):
-        first = losses[:, : len(head)].astype(np.float64).cumsum(axis=-1) / head
-    curves = np.concatenate([first, metrics.smoothed(losses)], axis=-1)
-    at = np.unique(np.linspace(0, steps - 1, POINTS).round().astype(int))
-    bands = {"mean": curves.mean(0), "low": curves.min(0), "high": curves.max(0)}
-    points = {k: [float(f"{x:.6g}") if math.isfinite(x) else None for x in v[at]] for k, v in bands.items()}
-    return {"steps": (at + 1).tolist(), **points}
+Thunk = Callable[[], list[tuple[str, Search]]]
+
+
+def _compiled(problem: Problem, contenders: Iterable[Contender], seeds: int) -> list[Thunk]:
+    """A thunk per update rule: contenders that share one run as the candidates of one program."""
+    rules: dict[str, list[Contender]] = {}
+    for contender in contenders:
+        rules.setdefault(json.dumps(contender.identity["optimizer"], sort_keys=True), []).append(contender)
+    problems = prepare(problem.task, problem.task.data(), steps=problem.steps, seeds=seeds)
+    return [_group(problem, problems, group) for group in rules.values()]
+
+
+def _group(problem: Problem, problems: Problems, group: Sequence[Contender]) -> Thunk:
+    """Runs all candidates at once, and one alone for the time of a step."""
+    optimizer, steps = group[0].optimizer, problem.steps
+    checks = metrics.checks(steps)
+    runner = make_runner(problems, optimizer, checks=checks, told=problem.told, measure=metrics.kept)
+    thetas = jax.tree.map(lambda *x: np.concatenate(x), *(contender.thetas for contender in group))
+    one = jax.tree.map(lambda x: x[:1], thetas)
+    try:
+        together = runner.compile(thetas)
+        alone = runner.compile(one) if len(jax.tree.leaves(thetas)[0]) > 1 else together
+        size = state_bytes(problems, optimizer, thetas)
+    except ValueError as error:
+        raise Unsuitable(f"{group[0].name} cannot work on {problem.label}: {error}") from error
+
+    def run() -> list[tuple[str, Search]]:
+        start = time.perf_counter()
+        runs = alone()
+        devices = local_mesh().size
+        rounds = math.ceil(problems.seeds / devices)  # runs of a device; seeds are padded to equally many on each
+        seconds = (time.perf_counter() - start) / (rounds * steps)
+        runs = together() if alone is not together else runs
+        ends = np.cumsum([contender.trials for contender in group])
+        parts = [metrics.Runs(*(x[end - c.trials : end] for x in runs)) for c, end in zip(group, ends, strict=True)]
+        return [(c.name, trials.search(part, seconds, size)) for c, part in zip(group, parts, strict=True)]
+
+    return run
+
+
+def _description(problem: Problem, contender: Contender, seeds: int, data: str) -> dict[str, Any]:
+    """Everything that the numbers of a search depend on but rounding, in which machines and versions of JAX differ."""
+    return {
+        "task": problem.entry,
+        "data": data,
+        "steps": problem.steps,
+        "told": problem.told or problem.steps,
+        "seeds": seeds,
+        "contender": contender.identity,
+    }
+
+
+def digest(data: PyTree) -> str:
+    """sha256 of a pytree of arrays."""
+    return array_digest({name: np.asarray(leaf) for name, leaf in named_leaves(data)})
+
+
+def machine() -> str:
+    """What a time belongs to; a hash, since files are passed on."""
+    device = jax.local_devices()[0]
+    text = f"{platform.node()} {device.platform} {device.device_kind} x{jax.local_device_count()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def validate(
@@ -121,21 +187,17 @@ def validate(
     """
 
     def make(task: Task) -> Callable[[PyTree], PyTree]:
-        def normalized(cfg: PyTree, losses: jax.Array) -> jax.Array:
+        def normalized(cfg: PyTree, losses: jax.Array, valid: jax.Array) -> jax.Array:
             return task.normalize(cfg, losses[-metrics.window(steps) :].mean())
 
-        return make_runner(prepare(task, task.data(), steps=steps, seeds=seeds), optimizer, measure=normalized)
+        return make_runner(prepare(task, task.data(), steps=steps, seeds=seeds), optimizer, measure=normalized).run
 
     with ThreadPoolExecutor(WORKERS) as pool:
         runners = list(pool.map(make, tasks))
 
     def score(theta: PyTree) -> float:
+        single = jax.tree.map(lambda x: np.asarray(x)[None], theta)
         with ThreadPoolExecutor(WORKERS) as pool:
-            return float(np.mean(list(pool.map(lambda runner: runner(_single(theta)), runners))))
+            return float(np.mean(list(pool.map(lambda runner: runner(single), runners))))
 
     return score
-
-
-def _single(theta: PyTree) -> PyTree:
-    """Theta as the only candidate."""
-    return jax.tree.map(lambda x: np.asarray(x)[None], theta)

@@ -23,7 +23,7 @@ def quadratic(noise: float = 0.1, missing: bool = False) -> Task:
         if missing:
             raise DataError("no such data here: get it")
         rows = jax.random.normal(jax.random.key(0), (32, DIMENSION))
-        return {"train": {"x": rows}}
+        return {"train": {"x": rows}, "outer_valid": {"x": -rows}}
 
     def batch(cfg, data, key, split):
         return data[split]["x"][jax.random.randint(key, (), 0, 32)]

@@ -1,7 +1,6 @@
 """Curves and suites against plain Python loops over optax."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import jax
@@ -11,9 +10,11 @@ import optax
 import pytest
 
 from metaopt import unroll
-from metaopt.evaluate import curves
-from metaopt.evaluate.baselines import ADAM_RATES, adam_thetas
-from metaopt.evaluate.suite import evaluate_suite, validate
+from metaopt.evaluate import curves, metrics, spaces
+from metaopt.evaluate.baselines import REFERENCE, USUAL
+from metaopt.evaluate.results import results
+from metaopt.evaluate.suite import Contender, Problem, Unsuitable, compare, validate
+from metaopt.evaluate.trials import Cache
 from metaopt.types import LearnedOptimizer
 
 spec = importlib.util.spec_from_file_location("problems", Path(__file__).with_name("problems.py"))
@@ -22,7 +23,30 @@ problems = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(problems)
 hyper, quadratic = problems.hyper, problems.quadratic
 
-ROW_KEYS = {"task", "optimizer", "seed", "steps", "final_loss", "speedup_over_tuned_adam", "diverged"}
+RATES = spaces.values("learning_rate", 14)["learning_rate"]
+
+
+def thetas(rates):
+    return {"learning_rate": np.log(np.asarray(rates, np.float32))}
+
+
+def contender(name, base=optax.adam, rates=RATES):
+    """A hand-designed one, tuned over these rates."""
+    kind = "tuned" if len(rates) > 1 else "fixed"
+    identity = {"optimizer": base.__name__, "rates": list(rates)}
+    return Contender(name, kind, "", hyper(base), thetas(rates), {"learning_rate": np.asarray(rates)}, identity)
+
+
+def evaluated(tmp_path, tasks, *entrants, steps, seeds=2, progress=lambda *x: None):
+    """results of these and the two that are always there."""
+    entrants = [*entrants, contender(USUAL, rates=[1e-3]), contender(REFERENCE)]
+    several = [Problem(label, task, {"name": label}, steps) for label, task in tasks]
+    found = compare(several, entrants, seeds=seeds, cache=Cache(tmp_path, None), progress=progress)
+    return results(found, several, entrants)
+
+
+def of(result, name, key, task=None):
+    return [row[key] for row in result["rows"] if row["optimizer"] == name and task in (None, row["task"])]
 
 
 def python_loop(task, base):
@@ -53,8 +77,7 @@ def python_loop(task, base):
 
 def test_curves_equal_a_python_loop_over_optax_adam():
     task, rates = quadratic(noise=0.0), [1e-3, 1e-1]
-    thetas = {"learning_rate": np.log(np.float32(rates))}
-    losses = curves.run_curves(task, hyper(), thetas, task.data(), steps=15, seeds=3)
+    losses = curves.run_curves(task, hyper(), thetas(rates), task.data(), steps=15, seeds=3)
     assert losses.shape == (2, 3, 15) and losses.dtype == np.float32
     loop = python_loop(task, optax.adam)
     for i, rate in enumerate(rates):
@@ -63,14 +86,14 @@ def test_curves_equal_a_python_loop_over_optax_adam():
 
 
 def test_candidates_and_chunks_do_not_change_a_run(monkeypatch):
-    task, thetas = quadratic(), adam_thetas()
+    task, candidates = quadratic(), thetas(RATES)
     run = lambda t: curves.run_curves(task, hyper(), t, task.data(), steps=10, seeds=3)  # noqa: E731
-    together = run(thetas)
-    alone = run({"learning_rate": thetas["learning_rate"][5:6]})
+    together = run(candidates)
+    alone = run(thetas(RATES[5:6]))
     np.testing.assert_allclose(together[5:6], alone, rtol=1e-6)
     # Adam holds 3 vectors and 1 counter: chunks of 5 runs
     monkeypatch.setattr(curves, "CHUNK_BYTES", 5 * 4 * (3 * problems.DIMENSION + 1))
-    np.testing.assert_allclose(run(thetas), together, rtol=1e-6)
+    np.testing.assert_allclose(run(candidates), together, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -84,66 +107,137 @@ def test_chunks(runs, devices, most, expected):
 def test_every_optimizer_meets_the_same_problems():
     task = quadratic()
     first = [
-        curves.run_curves(task, hyper(base), {"learning_rate": np.zeros(1, np.float32)}, task.data(), steps=1, seeds=4)
+        curves.run_curves(task, hyper(base), thetas([1.0]), task.data(), steps=1, seeds=4)
         for base in (optax.adam, optax.sgd)
     ]
     np.testing.assert_array_equal(*first)
     assert len(np.unique(first[0])) == 4
 
 
-def test_suite_rows_and_the_closed_loop_through_optax():
-    task, seen = quadratic(noise=0.0), []
-    result = evaluate_suite(
-        [("gone", quadratic(missing=True)), ("a", task)],
-        hyper(optax.sgd),
-        {"learning_rate": jnp.log(0.05)},
-        adam=hyper(),
-        steps=60,
-        seeds=2,
-        progress=lambda *x: seen.append(x),
+def test_validation_losses_are_of_other_data_and_change_nothing():
+    task, rate = quadratic(), thetas([0.05])
+    start = curves.prepare(task, task.data(), steps=40, seeds=2)
+    measure = lambda cfg, losses, valid: (cfg, losses, valid)  # noqa: E731
+    cfg, losses, valid = curves.make_runner(start, hyper(optax.sgd), checks=4, measure=measure).run(rate)
+    np.testing.assert_allclose(losses, curves.make_runner(start, hyper(optax.sgd)).run(rate), rtol=1e-6)
+    assert valid.shape == (1, 2, 4)
+    # Of a run that does not move, on the rows of outer_valid, which are those of train with the other sign
+    still = curves.make_runner(start, hyper(optax.sgd), checks=1, measure=measure).run(thetas([1e-9]))[2]
+    rows = -np.asarray(task.data()["train"]["x"])
+    for seed in range(2):
+        keys = [jax.random.fold_in(jax.random.fold_in(start.starts.key[seed], curves.VALID_KEY), i) for i in range(8)]
+        batches = rows[[int(jax.random.randint(key, (), 0, 32)) for key in keys]]
+        a, b, x = (np.asarray(leaf) for leaf in (cfg["a"][0, seed], cfg["b"][0, seed], start.starts.params[seed]))
+        assert still[0, seed, 0] == pytest.approx(np.mean(0.5 * a * (x - b - 0.1 * batches) ** 2), rel=1e-5)
+
+
+def test_a_wrong_horizon_is_told_and_the_run_stays_as_long():
+    task, seen = (
+        quadratic(noise=0.0),
+        LearnedOptimizer(lambda key: (), lambda theta, n: optax.with_extra_args_support(optax.sgd(theta["w"] * n))),
     )
-    assert seen == [("gone", 1, 2), ("a", 2, 2)]
-    assert result.skipped == {"gone": "no such data here: get it"}
-    assert len(result.rows) == 3 * 2 and all(set(row) == ROW_KEYS for row in result.rows)
-    assert {row["optimizer"] for row in result.rows} == {"learned", "adam:lr=1e-3", "adam:tuned"}
-    assert all(row["speedup_over_tuned_adam"] == 1.0 for row in result.rows if row["optimizer"] == "adam:tuned")
-    assert json.loads(json.dumps(result._asdict(), allow_nan=False))["steps"] == 60
+    start = curves.prepare(task, task.data(), steps=10, seeds=2)
+    run = lambda told, w: curves.make_runner(start, seen, told=told).run({"w": np.float32([w])})  # noqa: E731
+    np.testing.assert_allclose(run(1000, 1e-4), run(None, 1e-2), rtol=1e-5)  # 0.1 both times
+
+
+def test_rows_and_the_closed_loop_through_optax(tmp_path):
+    task, seen = quadratic(noise=0.0), []
+    tasks = [("gone", quadratic(missing=True)), ("a", task)]
+    result = evaluated(
+        tmp_path, tasks, contender("sgd", optax.sgd, [0.05]), steps=60, progress=lambda *x: seen.append(x)
+    )
+    assert seen[0] == ("compiling", 0, 3) and seen[1] == ("a", 0, 3)
+    assert result["skipped"] == {"gone": "no such data here: get it"}
+    assert [(row["optimizer"], row["seed"]) for row in result["rows"]] == [
+        (name, seed) for name in ("sgd", USUAL, REFERENCE) for seed in range(2)
+    ]
+    assert of(result, REFERENCE, "speedup") == [1.0, 1.0] and of(result, REFERENCE, "normalized_loss") == [0.0, 0.0]
+    assert of(result, "sgd", "state_bytes") == [0, 0]
+    assert of(result, USUAL, "state_bytes") == [(2 * problems.DIMENSION + 1) * 4] * 2  # two moments and a counter
+    assert all(seconds > 0 for seconds in of(result, USUAL, "seconds_per_step"))
 
     loop = python_loop(task, optax.adam)
     finals = {
         rate: np.mean([np.mean(loop(rate, seed, 60)[-3:]) for seed in range(2)])
-        for rate in ADAM_RATES[-5:]  # the others cannot get anywhere within 60 steps
+        for rate in sorted(RATES)[-5:]  # the others cannot get anywhere within 60 steps
     }
     best = min(finals, key=finals.__getitem__)
-    assert result.tuned["a"] == best
-    tuned = [r["final_loss"] for r in result.rows if (r["task"], r["optimizer"]) == ("a", "adam:tuned")]
+    assert result["tuned"]["a"] == {REFERENCE: {"learning_rate": pytest.approx(best, rel=1e-5)}}
     # Losses near 1e-4 are squares of differences near 1e-2 of numbers near 1, each off by some roundings of 6e-8
-    assert np.mean(tuned) == pytest.approx(finals[best], rel=1e-3)
+    assert np.mean(of(result, REFERENCE, "final_loss")) == pytest.approx(finals[best], rel=1e-3)
+    losses = loop(1e-3, 0, 60)
+    row = next(row for row in result["rows"] if (row["optimizer"], row["seed"]) == (USUAL, 0))
+    expected = {"initial_loss": losses[0], "mean_loss": np.mean(losses), "final_loss": np.mean(losses[-3:])}
+    assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
 
-def test_two_copies_tie_and_a_planted_fast_optimizer_is_fast():
+def test_two_copies_tie_and_a_planted_fast_optimizer_is_fast(tmp_path):
     """Momentum-free descent: twice the rate is twice as fast while the loss falls along one exponential."""
     task = quadratic(noise=0.0)._replace(
         loss=lambda cfg, params, batch, key: (0.5 * jnp.mean((params - cfg["b"]) ** 2), {})
     )
-    # One planted candidate instead of the sweep's best: rates that are all alike, 1/1000 of the curve's length
-    slow = LearnedOptimizer(None, lambda theta, n: optax.with_extra_args_support(optax.sgd(0.004)))
-    for factor in (1, 2):
-        fast = LearnedOptimizer(None, lambda theta, n, f=factor: optax.with_extra_args_support(optax.sgd(0.004 * f)))
-        result = evaluate_suite([("q", task)], fast, {"w": jnp.zeros(())}, adam=slow, steps=400, seeds=3)
-        speedups = [r["speedup_over_tuned_adam"] for r in result.rows if r["optimizer"] == "learned"]
-        # The window of 20 steps averages over twice as much of the faster curve
-        assert speedups == ([1.0] * 3 if factor == 1 else pytest.approx([2.0] * 3, rel=0.01))
+    entrants = [contender(name, optax.sgd, [rate]) for name, rate in (("copy", 0.004), ("fast", 0.008))]
+    reference = contender(REFERENCE, optax.sgd, [0.004])
+    several = [Problem("q", task, {}, 400)]
+    found = compare(several, [*entrants, reference], seeds=3, cache=Cache(tmp_path, None), progress=lambda *x: None)
+    result = results(found, several, [*entrants, reference])
+    assert of(result, "copy", "speedup") == [1.0] * 3
+    # The window of 20 steps averages over twice as much of the faster curve
+    assert of(result, "fast", "speedup") == pytest.approx([2.0] * 3, rel=0.01)
+    assert result["worth"] == {}
 
 
-def test_diverged_runs_are_rows_without_a_loss():
-    result = evaluate_suite(
-        [("q", quadratic())], hyper(optax.sgd), {"learning_rate": jnp.log(1e6)}, adam=hyper(), steps=40, seeds=2
-    )
-    learned = [row for row in result.rows if row["optimizer"] == "learned"]
-    assert [(r["final_loss"], r["speedup_over_tuned_adam"], r["diverged"]) for r in learned] == [(None, 0.0, True)] * 2
-    assert result.curves["q"]["learned"]["mean"][-1] is None
-    json.dumps(result._asdict(), allow_nan=False)
+def test_diverged_runs_are_rows_without_a_loss(tmp_path):
+    result = evaluated(tmp_path, [("q", quadratic())], contender("sgd", optax.sgd, [1e6]), steps=40)
+    for key, value in {"final_loss": None, "speedup": 0.0, "diverged": True, "normalized_loss": metrics.WORST}.items():
+        assert of(result, "sgd", key) == [value] * 2
+    assert result["curves"]["q"]["sgd"]["mean"][-1] is None
+
+
+def test_an_evaluation_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    task = [("a", quadratic()), ("b", quadratic(noise=0.0))]
+    whole = evaluated(tmp_path / "whole", task, steps=20)
+
+    def stop(task, done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path / "cut", task, steps=20, progress=stop)
+    seen = []
+    assert same(evaluated(tmp_path / "cut", task, steps=20, progress=lambda *x: seen.append(x)), whole)
+    assert seen[-1] == ("b", 0, 2)  # only what was missing
+    seen.clear()
+    assert same(evaluated(tmp_path / "cut", task, steps=20, progress=lambda *x: seen.append(x)), whole)
+    assert seen == []
+
+
+def same(first, second):
+    """Whether two results are equal but for times."""
+    without = lambda result: {  # noqa: E731
+        **result,
+        "rows": [{key: value for key, value in row.items() if key != "seconds_per_step"} for row in result["rows"]],
+    }
+    return without(first) == without(second)
+
+
+def test_random_trials_give_the_worth_of_a_run(tmp_path):
+    rates = np.geomspace(1e-3, 1e-1, 20)  # of a smooth problem: the higher, the better
+    random = contender("nadamw8p@20", optax.sgd, rates)
+    random = random._replace(identity={**random.identity, "space": "nadamw8p"})
+    run = contender("sgd", optax.sgd, [rates[-5] * 1.01])
+    result = evaluated(tmp_path, [("q", quadratic(noise=0.0))], random, run, steps=40)
+    assert result["worth"]["q"]["sgd"] == 4  # four of twenty are as good: log(1/2) / log(0.8) = 3.1 draws
+
+
+def test_an_optimizer_that_cannot_work_on_a_task_is_named(tmp_path):
+    def refuse(theta, num_steps):
+        raise ValueError("too many parameters")
+
+    bad = contender("newton", rates=[1.0])._replace(optimizer=LearnedOptimizer(None, refuse), identity={"optimizer": 0})
+    with pytest.raises(Unsuitable, match="newton cannot work on q: too many parameters"):
+        evaluated(tmp_path, [("q", quadratic())], bad, steps=5)
 
 
 def test_validation_is_finite_ordered_and_compiled_once(monkeypatch):
