@@ -14,6 +14,7 @@ from metaopt.entry import names
 from metaopt.optimizers import OPTIMIZERS
 from metaopt.train import Family, RunError, make_train
 from metaopt.types import Estimator, LearnedOptimizer
+from tests.estimators.problems import quick_jit
 
 THETA = {"w": jnp.array([0.5, -1.0, 2.0]), "b": jnp.array([0.1, 0.3])}
 OPTIMIZER = LearnedOptimizer(lambda key: THETA, lambda theta, num_steps: optax.sgd(0.1))
@@ -99,6 +100,31 @@ def test_warmup_and_schedule_run_over_outer_steps():
             rates[-1].append(-float(updates["w"][0]))
         rates[-1] = rates[-1][every - 1 :: every]
     np.testing.assert_allclose(rates[1], rates[0][::2], rtol=1e-6)
+
+
+def test_a_schedule_with_arguments():
+    """SGD at gradients of one moves by its rate; plateau sees the mean of two meta-losses, which never improve."""
+    entries = [{"name": "step_drop", "every": 0.25}, {"name": "plateau", "factor": 0.5, "patience": 1, "window": 0.3}]
+    expected = [[1.0, 0.1, 0.01, 0.001], [1.0, 0.5, 0.25, 0.125]]
+    for entry, drops in zip(entries, expected, strict=True):
+        tx = build.outer(settings(optimizer="sgd", learning_rate=0.5, schedule=entry, accumulate=2), 8)
+
+        def step(state, _, tx=tx):
+            updates, state = tx.update(optax.tree.ones_like(THETA), state, THETA, value=jnp.ones(()))
+            return state, -updates["w"][0]
+
+        rates = quick_jit(lambda tx=tx, step=step: jax.lax.scan(step, tx.init(THETA), None, 8)[1])()
+        np.testing.assert_allclose(rates[1::2], 0.5 * np.array(drops), rtol=1e-6)
+
+
+def test_schedules_that_are_refused():
+    with pytest.raises(RunError, match=r"^outer.schedule \(step_drop\): schedule step_drop: every: must be above 0"):
+        build.outer(settings(schedule={"name": "step_drop", "every": 0.0}), 4)
+    raw = {"optimizer": "hyper", "estimator": "es", "tasks": ["quadratic"], "heldout": None}
+    with pytest.raises(config.ConfigError, match=r"outer.schedule.dip: expected a keyword of cosine \(dips, end\)"):
+        config.parse({**raw, "outer": {"schedule": {"name": "cosine", "dip": 3}}}, "test")
+    with pytest.raises(config.ConfigError, match=r"optimizer.schedule.name: expected one of constant, linear"):
+        config.parse({**raw, "optimizer": {"name": "hyper", "schedule": "cosin"}}, "test")
 
 
 def test_clips_against_numpy():

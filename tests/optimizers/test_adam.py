@@ -13,10 +13,11 @@ from metaopt.optimizers import OPTIMIZERS
 from metaopt.optimizers._values import theta_of, values_of
 from tests.estimators.problems import quick_jit
 
-STEPS, SHAPES = 12, {"w": (3, 2), "b": (2,), "s": ()}
+STEPS, SHAPES = 12, {"w": (3, 2), "b": (2,), "s": (), "still": (2,)}
 RNG = np.random.default_rng(0)
 PARAMS = {name: RNG.standard_normal(shape) for name, shape in SHAPES.items()}
 GRADS = {name: RNG.standard_normal((STEPS, *shape)) for name, shape in SHAPES.items()}
+GRADS["still"] = np.zeros((STEPS, 2))
 NADAMW = {
     "learning_rate": [0.1, 0.02, 0.3],
     "b1": [0.9, 0.0, 0.99],
@@ -111,7 +112,8 @@ def test_zeros_are_exact_and_give_no_nan():
     assert theta["warmup"] == -np.inf and values_of(theta)["warmup"] == 0.0
 
     def loss(theta):
-        return jnp.sum(path(optimizer.build(theta, STEPS), names="b")["b"] ** 2)
+        moved = path(optimizer.build(theta, STEPS), names=("b", "still"))
+        return jnp.sum(moved["b"] ** 2) + jnp.sum(moved["still"] ** 2)
 
     value, gradient = quick_jit(jax.value_and_grad(loss))(theta)
     chex.assert_tree_all_finite((value, gradient))

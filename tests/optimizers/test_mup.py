@@ -175,7 +175,8 @@ def test_from_a_config_to_loaded_weights(tmp_path):
     raw = {"optimizer": {"name": "mup", "base": "hyper", "width": 2}, "estimator": "pes", "tasks": ["image_mlp"]}
     settings = config.parse(raw, "test", ["optimizer.base.learnable={learning_rate: 0.5}", "optimizer.base.base=sgd"])
     entry = config.resolved(settings)["optimizer"]
-    assert entry["base"] == {"name": "hyper", "base": "sgd", "learnable": {"learning_rate": 0.5}, "fixed": None}
+    rest = {"fixed": None, "schedule": {"name": "constant"}, "warmup": 0.0}
+    assert entry["base"] == {"name": "hyper", "base": "sgd", "learnable": {"learning_rate": 0.5}, **rest}
     theta = build.optimizer(settings.optimizer).init(jax.random.key(0))
     save_weights(tmp_path / "a.safetensors", theta, {"optimizer": entry})
     opt = metaopt.load(tmp_path / "a.safetensors", num_steps=3)
