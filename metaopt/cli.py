@@ -134,9 +134,16 @@ def import_(
 @app.command("list")
 def list_(
     which: Annotated[Registry | None, typer.Argument(help="One registry; all of them if left out.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Of `tasks`: what a step costs and how far Adam gets; takes minutes.")
+    ] = False,
 ) -> None:
     """Lists what a config can name, with arguments and defaults."""
     console = Console()
+    if measure:
+        if which is not Registry.tasks:
+            raise typer.BadParameter("--measure is for `metaopt list tasks`")
+        return _measured(console)
     for kind in [which] if which else Registry:
         console.print(_suites() if kind is Registry.suites else _factories(kind))
 
@@ -234,6 +241,20 @@ def _suites() -> Table:
     for name, entries in registry.literal(*registry.SUITES).items():
         table.add_row(f"[bold]{name}[/]", escape("\n".join(map(_entry, entries))), escape(purposes.get(name, "")))
     return table
+
+
+def _measured(console: Console) -> None:
+    """The table of every family that this machine has the data of, and why of the others not."""
+    from metaopt import measure
+
+    measure.one_core()
+    from metaopt.tasks import TASKS
+
+    with console.status("") as status:
+        rows, absent = measure.measure_all(TASKS, status.update)
+    console.print(measure.table(rows), soft_wrap=True)
+    for name, reason in absent.items():
+        console.print(f"left out {name}: {escape(reason)}", soft_wrap=True, highlight=False)
 
 
 def _entry(entry: dict[str, Any]) -> str:

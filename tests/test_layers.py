@@ -15,7 +15,7 @@ ROWS = (
     ("tree", "schedules", "rules"),
     ("entry",),
     ("optimizers", "data", "unroll", "checkpoint", "sharding", "config"),
-    ("tasks", "estimators", "evaluate", "train", "record", "weights", "freeze"),
+    ("tasks", "estimators", "evaluate", "train", "record", "weights", "freeze", "measure"),
     ("analysis", "runner", "outer", "begin"),
     ("build", "data_cli"),
     ("evaluation",),
