@@ -33,11 +33,9 @@ def evaluate(contenders: Sequence[Contender], settings: Settings, cache: Cache, 
     Raises RunError when a contender cannot work on one of the tasks.
     """
     suite, steps, seeds, axes = settings
-    entries = [config.entry("tasks", entry, f"suite {suite}") for entry in SUITES[suite]]
-    points = [sweeps.Point(entry.model_dump(), steps) for entry in entries]
     try:
-        head = _at(dict(zip(build.labels(entries), points, strict=True)), contenders, seeds, cache, progress)
-        swept = {axis: _sweep(axis, entries, contenders, settings, cache, progress) for axis in axes}
+        head = _results(problems(suite, steps), contenders, seeds, cache, progress)
+        swept = {axis: _sweep(axis, contenders, settings, cache, progress) for axis in axes}
     except Unsuitable as error:
         raise RunError(str(error)) from error
     about = {c.name: {"kind": c.kind, "about": c.about, "trials": c.trials} for c in contenders}
@@ -53,9 +51,19 @@ def evaluate(contenders: Sequence[Contender], settings: Settings, cache: Cache, 
     }
 
 
+def problems(suite: str, steps: int) -> list[Problem]:
+    """The tasks of a suite."""
+    return [_problem(label, sweeps.Point(entry, steps)) for label, entry in _entries(suite).items()]
+
+
+def _entries(suite: str) -> dict[str, dict[str, Any]]:
+    """{label: entry of the task with every argument filled in}."""
+    entries = [config.entry("tasks", entry, f"suite {suite}") for entry in SUITES[suite]]
+    return {label: entry.model_dump() for label, entry in zip(build.labels(entries), entries, strict=True)}
+
+
 def _sweep(
     axis: str,
-    entries: Sequence[Entry],
     contenders: Sequence[Contender],
     settings: Settings,
     cache: Cache,
@@ -66,24 +74,23 @@ def _sweep(
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     for value in values:
-        points = {}
-        for label, entry in zip(build.labels(entries), entries, strict=True):
+        points = []
+        for label, entry in _entries(settings.suite).items():
             try:
-                points[label] = sweeps.point(axis, value, entry.model_dump(), settings.steps)
+                points.append(_problem(label, sweeps.point(axis, value, entry, settings.steps)))
             except sweeps.Inapplicable as reason:
                 skipped[label] = str(reason)
-        part = _at(points, contenders, settings.seeds, cache, progress)
+        part = _results(points, contenders, settings.seeds, cache, progress)
         rows += [row | {"value": value} for row in part["rows"]]
         skipped |= part["skipped"]
     return {"base": base, "values": list(values), "rows": rows, "skipped": skipped}
 
 
-def _at(
-    points: dict[str, sweeps.Point], contenders: Sequence[Contender], seeds: int, cache: Cache, progress: Progress
+def _results(
+    points: Sequence[Problem], contenders: Sequence[Contender], seeds: int, cache: Cache, progress: Progress
 ) -> dict[str, Any]:
-    problems = [_problem(label, point) for label, point in points.items()]
-    found = compare(problems, contenders, seeds=seeds, cache=cache, progress=progress)
-    return results(found, problems, contenders)
+    found = compare(points, contenders, seeds=seeds, cache=cache, progress=progress)
+    return results(found, points, contenders)
 
 
 def _problem(label: str, point: sweeps.Point) -> Problem:

@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from metaopt import build, commands, config, sharding, train
 from metaopt.entry import Entry
+from metaopt.evaluate.trials import Cache
+from metaopt.evaluation import Settings
 from metaopt.tasks import TASKS
 from metaopt.tasks.suites import SUITES
 from metaopt.train import RunError
@@ -129,6 +131,8 @@ def test_validation_leaves_out_what_this_machine_lacks(monkeypatch, capsys):
 
 
 def test_a_whole_run_and_its_evaluation(monkeypatch, tmp_path, capsys):
+    cache = Cache(tmp_path / "curves")
+    monkeypatch.setattr(commands, "cache_folder", lambda: cache.folder)
     monkeypatch.setitem(SUITES, "valid_small", ({"name": "quadratic", "dim": 3},))
     monkeypatch.setitem(SUITES, "heldout_small", ({"name": "quadratic"},))
     settings = parse(
@@ -139,16 +143,20 @@ def test_a_whole_run_and_its_evaluation(monkeypatch, tmp_path, capsys):
     )
     out = tmp_path / "run"
     commands.run(settings, out)
-    rows = json.loads((out / "evaluation.json").read_text())["rows"]
-    assert {row["optimizer"] for row in rows} == {"hyper", "adam:lr=1e-3", "adam:tuned"}
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert {row["optimizer"] for row in rows} == {"hyper", "adam:lr=0.001", "adam@14"}
     assert json.loads((out / "summary.json").read_text())["heldout"]["runs"] == 2
     (out / "report.html").unlink()
     commands.run(settings, out, resume=True)
     assert (out / "report.html").exists()
     assert (out / "curves.png").exists()
-    assert commands.evaluate(out, "heldout_small", 10, 2, tmp_path / "rows.json") == rows
-    assert json.loads((tmp_path / "rows.json").read_text()) == rows
     assert "below tuned Adam on" in capsys.readouterr().out
+
+    again = commands.evaluate([str(out)], Settings("heldout_small", 10, 2), 14, tmp_path / "eval", cache)
+    numbers = [[{**row, "optimizer": ""} for row in part] for part in (again["rows"], rows)]
+    assert numbers[0] == numbers[1] and again["contenders"]["run"]["kind"] == "learned"
+    assert json.loads((tmp_path / "eval" / "results.json").read_text()) == again
+    assert (tmp_path / "eval" / "report.html").exists()
     assert config.resolved(config.load(out / "config.yaml")) == config.resolved(settings)
 
 

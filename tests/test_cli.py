@@ -13,6 +13,8 @@ import yaml
 
 from metaopt import cli, config, registry, runtime
 from metaopt.config import ConfigError, Problem
+from metaopt.evaluate.trials import Cache
+from metaopt.evaluation import Settings
 
 # Runs the command line and then tells, on the last line of stderr, which of the slow modules came along.
 SCRIPT = """
@@ -135,11 +137,11 @@ def test_commands_call_build(calls: list[tuple[Any, ...]], tmp_path: Path) -> No
         ("run", config.load(file), Path("x"), True),
     ]
     calls.clear()
-    invoke("eval", "w.safetensors", "--suite", "valid_small", "--steps", "5", "--seeds", "2", "--json", "rows.json")
+    invoke("eval", "w.safetensors", "sgd", *"--suite valid_small --steps 5 --seeds 2 --sweep width --cache c".split())
     invoke("report", "runs/small")
     assert calls == [
         ("setup",),
-        ("evaluate", "w.safetensors", "valid_small", 5, 2, Path("rows.json")),
+        ("evaluate", ["w.safetensors", "sgd"], Settings("valid_small", 5, 2, ("width",)), 14, None, Cache(Path("c"))),
         ("report", Path("runs/small")),
     ]
     calls.clear()

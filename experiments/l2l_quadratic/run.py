@@ -17,7 +17,6 @@ import typer
 from matplotlib.figure import Figure
 
 from metaopt import runtime, weights
-from metaopt.evaluate import baselines
 from metaopt.evaluate.curves import run_curves
 from metaopt.optimizers import OPTIMIZERS
 from metaopt.tasks import TASKS
@@ -70,7 +69,7 @@ def measure(learned: Path, steps: int) -> Runs:
         for setting in settings:
             optimizer = OPTIMIZERS["hyper"](**setting, learnable={"learning_rate": 1e-3})
             runs = losses(optimizer, {"learning_rate": np.log(RATES).astype(np.float32)})
-            best = baselines.tune(runs[:, :TUNING, -1:])
+            best = int(np.argmin(np.nan_to_num(runs[:, :TUNING, -1].mean(axis=1), nan=np.inf)))
             what = ", ".join([f"rate {RATES[best]:.2g}", *(f"{k} {v}" for k, v in setting.get("fixed", {}).items())])
             tried.append((runs[best, :TUNING, -1].mean(), what, runs[best, TUNING:]))
         found[name] = min(tried, key=lambda x: x[0])[1:]

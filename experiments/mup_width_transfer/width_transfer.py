@@ -17,7 +17,7 @@ import typer
 from matplotlib.figure import Figure
 
 from metaopt import runtime, weights
-from metaopt.evaluate import baselines, metrics
+from metaopt.evaluate import metrics, spaces
 from metaopt.evaluate.curves import run_curves
 from metaopt.optimizers import OPTIMIZERS
 from metaopt.tasks import TASKS
@@ -79,16 +79,18 @@ def stacked(learned: list[weights.Learned]) -> PyTree:
 def adams() -> dict[str, Arm]:
     """Adam with 14 learning rates."""
     adam = OPTIMIZERS["hyper"]("adam", {"learning_rate": 1e-3})
+    rates = {"learning_rate": np.log(np.array(spaces.RATES, np.float32))}
     return {
-        "Adam": Arm("standard", adam, baselines.adam_thetas()),
-        "Adam in muP": Arm("mup", OPTIMIZERS["mup"](base=adam, width=TRAINED), baselines.adam_thetas()),
+        "Adam": Arm("standard", adam, rates),
+        "Adam in muP": Arm("mup", OPTIMIZERS["mup"](base=adam, width=TRAINED), rates),
     }
 
 
 def tuned(arm: Arm) -> Arm:
     """The arm with the candidate that is best at the width of meta-training."""
-    best = baselines.tune(curves(arm, TRAINED))
-    print(f"best rate at width {TRAINED} in {arm.parametrization}: {baselines.ADAM_RATES[best]:g}", flush=True)
+    finals = metrics.final_loss(curves(arm, TRAINED)).mean(axis=-1)
+    best = int(np.argmin(np.nan_to_num(finals, nan=np.inf)))
+    print(f"best rate at width {TRAINED} in {arm.parametrization}: {spaces.RATES[best]:g}", flush=True)
     return arm._replace(thetas=jax.tree.map(lambda x: x[best][None], arm.thetas))
 
 

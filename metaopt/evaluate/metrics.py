@@ -33,6 +33,11 @@ def window(steps: int) -> int:
     return max(1, round(FINAL_SHARE * steps))
 
 
+def final_loss(losses: Any) -> Any:
+    """Mean of the last 5 % of the steps of a curve that is not smoothed, [..., steps] -> [...]; numpy or JAX."""
+    return losses[..., -window(losses.shape[-1]) :].mean(axis=-1)
+
+
 def last_steps(steps: int) -> np.ndarray:
     """The last step (from 0) of the window of each point; the first windows are not whole yet."""
     return np.unique(np.linspace(0, steps - 1, POINTS).round().astype(int))

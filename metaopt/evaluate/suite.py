@@ -188,7 +188,7 @@ def validate(
 
     def make(task: Task) -> Callable[[PyTree], PyTree]:
         def normalized(cfg: PyTree, losses: jax.Array, valid: jax.Array) -> jax.Array:
-            return task.normalize(cfg, losses[-metrics.window(steps) :].mean())
+            return task.normalize(cfg, metrics.final_loss(losses))
 
         return make_runner(prepare(task, task.data(), steps=steps, seeds=seeds), optimizer, measure=normalized).run
 

@@ -138,7 +138,7 @@ def _standing(groups: Groups, name: str, reference: str, ranks: np.ndarray, rati
 def _below(groups: Groups, name: str, other: str) -> int:
     """Tasks on which the mean final loss is below the other's; a tie is not."""
     both = [named for named in groups.values() if name in named and other in named]
-    return sum(_losses(named[name]).mean() < _losses(named[other]).mean() for named in both)
+    return sum(bool(_losses(named[name]).mean() < _losses(named[other]).mean()) for named in both)
 
 
 def _improvement(groups: Groups, name: str, reference: str) -> Interval:
