@@ -145,8 +145,6 @@ def _improvement(groups: Groups, name: str, reference: str) -> Interval:
     both = [
         (_losses(named[name]), _losses(named[reference])) for named in groups.values() if {name, reference} <= {*named}
     ]
-    if not both:
-        return Interval(math.nan, math.nan, math.nan)
     ours, theirs = (np.stack(x) for x in zip(*both, strict=True))
     return statistics.bootstrap(statistics.probability_of_improvement, ours, theirs)
 
