@@ -45,7 +45,8 @@ def _run(run: Artefacts) -> list[str]:
     trained = f"meta-trained on {', '.join(families)}" if families else "no outer step taken yet"
     where = _where(run.environment[-1]) if run.environment else []
     if run.results.get("rows"):
-        evaluation = [f"<p class='lead'>Held-out tasks: {escape(_what(run.results))}.</p>", *_comparison(run.results)]
+        where.append(f"held out: {_what(run.results)}")
+        evaluation = _comparison(run.results)
     else:
         note = (
             "Not evaluated: the run has not come so far, its config asks for no evaluation, or every task was skipped."
@@ -55,8 +56,8 @@ def _run(run: Artefacts) -> list[str]:
     started = "".join(_facts(start, start.get("command", [])) for start in run.environment)
     return [
         _header(run.folder.resolve().name, " · ".join([trained, *where])),
-        report_training.cards(run),
         _failures([*_training_failures(run.metrics), *_evaluation_failures(run.results)]),
+        report_training.cards(run),
         *evaluation,
         report_training.training(run),
         report_training.use(run),
