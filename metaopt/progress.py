@@ -20,6 +20,7 @@ class Chunk(NamedTuple):
     families: dict[str, tuple[float, float]]  # name -> (mean meta-loss, diverged inner runs)
     rate: float | None  # inner steps per second; None when compiling was part of it
     score: float | None  # of the last validation
+    alone: dict[str, float] = {}  # inner steps per second of a family without the others, where there are several
 
 
 @contextmanager
@@ -53,18 +54,25 @@ def _live(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk]
 
 def _table(chunk: Chunk) -> Table:
     table = Table("family", "meta-loss", "diverged", box=None, caption=_tail(chunk), caption_justify="left")
+    if chunk.alone:
+        table.add_column("inner steps/s, alone", justify="right")
     for name, (loss, diverged) in chunk.families.items():
-        table.add_row(name, f"{loss:.4f}", f"{diverged:.0f}")
+        alone = [f"{chunk.alone[name]:,.0f}"] if chunk.alone else []
+        table.add_row(name, f"{loss:.4f}", f"{diverged:.0f}", *alone)
     return table
 
 
 @contextmanager
 def _lines(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk], None]]:
     began = time.monotonic()
-    printed = began - EVERY
+    printed, told = began - EVERY, False
 
     def show(chunk: Chunk) -> None:
-        nonlocal printed
+        nonlocal printed, told
+        if chunk.alone and not told:
+            rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in chunk.alone.items())
+            console.print(f"inner steps/s of each family alone: {rates}", soft_wrap=True)
+            told = True
         now = time.monotonic()
         if now - printed < EVERY and chunk.step < steps:
             return

@@ -7,7 +7,7 @@ makes the same device calls from the same state, and ends bit for bit where it w
     config.yaml         the resolved config, written first     metrics.jsonl        a line per outer step
     environment.json    versions, devices and data, per start  checkpoints/         the last three run states
     theta.safetensors   the best weights by validation         last.safetensors     the last weights
-    evaluation.json     the comparison on held-out tasks       summary.json         written last: the run is over
+    results.json        the comparison on held-out tasks       summary.json         written last: the run is over
     report.html, curves.png                                    made of the others
 
 Weights that a run begins with are copied into the folder, just before config.yaml, and a resumed run reads the copies:
@@ -35,7 +35,7 @@ from rich.console import Console
 
 from metaopt import checkpoint, record
 from metaopt.progress import Chunk, display
-from metaopt.train import Init, Metrics, RunError, Step, TrainState
+from metaopt.train import Init, Metrics, RunError, Step, TrainState, throughput
 from metaopt.types import PyTree
 
 
@@ -47,9 +47,8 @@ class Plan(NamedTuple):
     init: Init
     step: Step
     data: tuple[PyTree, ...]
-    families: tuple[str, ...]
+    families: dict[str, int]  # their inner steps per outer step
     origins: dict[str, dict[str, Any]]  # where their data are from, see `build.origins`
-    inner_steps: int  # per outer step
     steps: int
     chunk: int
     checkpoint_every: int
@@ -70,6 +69,7 @@ class Progress(NamedTuple):
     best_score: float | None = None
     score: float | None = None  # the last
     seconds: float = 0.0  # over all starts
+    throughput: dict[str, float] | None = None  # inner steps per second of each family alone, at the last start
 
 
 class Interrupted(SystemExit):
@@ -138,9 +138,7 @@ def _begin(plan: Plan, out: Path) -> None:
 
 
 def _restore(plan: Plan, out: Path, console: Console) -> tuple[TrainState, Progress]:
-    state = plan.init(jax.random.key(plan.seed))
-    # Committed to its devices like a restored one, so that a resumed run finds the very program in the compile cache.
-    state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
+    state = _fresh(plan)
     progress = Progress(jax.tree.map(jax.numpy.copy, state.theta))
     found = checkpoint.restore_latest(out / "checkpoints", (state, progress.best))
     if found is not None:
@@ -149,6 +147,12 @@ def _restore(plan: Plan, out: Path, console: Console) -> tuple[TrainState, Progr
         console.print(f"resuming after outer step {int(state.step)} of {plan.steps}")
     record.truncate_rows(out / "metrics.jsonl", int(state.step))
     return state, progress
+
+
+def _fresh(plan: Plan) -> TrainState:
+    """Committed to its devices like a restored one, so that a resumed run finds that very program in the cache."""
+    state = plan.init(jax.random.key(plan.seed))
+    return jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
 
 
 def _writers(plan: Plan, out: Path, step: int) -> list[Callable[[list[record.Row]], None]]:
@@ -170,15 +174,17 @@ def _loop(
     writers: list[Callable[[list[record.Row]], None]],
     caught: list[int],
 ) -> tuple[TrainState, Progress]:
-    done, stop, compiled = int(state.step), False, set[int]()
+    done, stop, compiled, inner_steps = int(state.step), False, set[int](), sum(plan.families.values())
     with display(console, done, plan.steps) as show:
         while done < plan.steps and not stop:
             began = time.perf_counter()
             length = min(plan.chunk, plan.steps - done)  # every state that is saved is at the end of a chunk
             state, metrics = plan.step(state, plan.data, length)
             metrics = jax.tree.map(np.asarray, metrics)
-            speed = plan.inner_steps * length / (time.perf_counter() - began)
+            speed = inner_steps * length / (time.perf_counter() - began)
             rate = speed if length in compiled else None
+            if not compiled and len(plan.families) > 1:
+                progress = progress._replace(throughput=_throughput(plan, length))
             compiled.add(length)
             rows = record.rows_of(metrics, done + 1)
             before, done = done, done + length
@@ -192,8 +198,14 @@ def _loop(
             stop = bool(caught)
             if stop or _due(before, done, plan.checkpoint_every, plan.steps):
                 _save(plan, out, state, progress)
-            show(_chunk(plan, done, metrics, rate, progress.score))
+            show(_chunk(plan, done, metrics, rate, progress))
     return state, progress
+
+
+def _throughput(plan: Plan, length: int) -> dict[str, float]:
+    """By the program that trains, from a state of its own."""
+    rates = throughput(plan.step, _fresh(plan), plan.data, length, list(plan.families.values()))
+    return dict(zip(plan.families, rates, strict=True))
 
 
 def _due(before: int, done: int, every: int, steps: int) -> bool:
@@ -209,12 +221,12 @@ def _validated(progress: Progress, theta: PyTree, step: int, score: float) -> Pr
     return progress._replace(best=jax.tree.map(jax.numpy.copy, theta), best_step=step, best_score=score)
 
 
-def _chunk(plan: Plan, done: int, metrics: Metrics, rate: float | None, score: float | None) -> Chunk:
+def _chunk(plan: Plan, done: int, metrics: Metrics, rate: float | None, progress: Progress) -> Chunk:
     families = {
         name: (float(metrics[f"{name}/meta_loss"].mean()), float(metrics[f"{name}/diverged"].sum()))
         for name in plan.families
     }
-    return Chunk(done, families, rate, score)
+    return Chunk(done, families, rate, progress.score, progress.throughput or {})
 
 
 def _save(plan: Plan, out: Path, state: TrainState, progress: Progress) -> None:
@@ -238,8 +250,9 @@ def _best(state: TrainState, progress: Progress) -> PyTree:
 def _summary(plan: Plan, progress: Progress) -> dict[str, Any]:
     return {
         "outer_steps": plan.steps,
-        "inner_steps": plan.steps * plan.inner_steps,
+        "inner_steps": plan.steps * sum(plan.families.values()),
         "seconds": round(progress.seconds, 3),
+        "throughput": progress.throughput,
         "best": {"outer_step": progress.best_step, "score": progress.best_score},
         "last": {"score": progress.score},
     }

@@ -6,13 +6,17 @@ The outer optimizer also gets the meta-loss, averaged as g_i is, as `value`.
 
 One device call takes `length` outer steps in one `lax.scan`; every family is inside that one computation. The
 randomness of outer step i is `fold_in(key, i)`: a run that is cut into other chunks, or resumed, repeats bit for bit.
+Each family can be left out of a call, which is how `throughput` times one alone by the very program that trains.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metaopt import tree
@@ -44,7 +48,9 @@ class TrainState(NamedTuple):
 
 Metrics = dict[str, jax.Array]
 Init = Callable[[jax.Array], TrainState]
-Step = Callable[[TrainState, Sequence[PyTree], int], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]  # (state, data, length, active=None)
+
+TIMED = 3  # outer steps of a family, at most, that tell its throughput
 
 
 def make_train(
@@ -53,11 +59,13 @@ def make_train(
     """Returns `(init, step)`.
 
     init(key) -> TrainState
-    step(state, data, length) -> (state, metrics): `length` (static) outer steps. `data` holds one entry per family;
-      `state` is donated, so use the returned one. Metrics are arrays [length] float32: `meta_loss` (weighted mean of
-      the families'), `grad_norm` (of g_i, before clips and the outer optimizer), `diverged` (inner runs
-      reset, all families), `skipped` (families whose gradient was not finite and counted as zero), and every metric
-      of an estimator as `FAMILY/metric`.
+    step(state, data, length, active=None) -> (state, metrics): `length` (static) outer steps. `data` holds one entry
+      per family; `state` is donated, so use the returned one. Metrics are arrays [length] float32: `meta_loss`
+      (weighted mean of the families'), `grad_norm` (of g_i, before clips and the outer optimizer), `diverged` (inner
+      runs reset, all families), `skipped` (families whose gradient was not finite and counted as zero), and every
+      metric of an estimator as `FAMILY/metric`.
+      `active` bool [length, families], for measurements: where False, a family takes no inner step, and its gradient
+      and metrics are zero. A run of one family cannot leave it out.
 
     Raises ValueError for no families, equal names, or weights that are not finite and positive.
     """
@@ -71,13 +79,16 @@ def make_train(
         states = tuple(f.estimator.init(theta, k) for f, k in zip(families, family_keys, strict=True))
         return TrainState(theta, outer.init(theta), states, jnp.zeros((), jnp.int32), run_key)
 
-    def one_step(state: TrainState, data: Sequence[PyTree]) -> tuple[TrainState, Metrics]:
+    def one_step(state: TrainState, data: Sequence[PyTree], active: jax.Array) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(state.key, state.step)
         grads, states, finite = [], [], []
         metrics: Metrics = {}
         for i, (family, family_state, family_data) in enumerate(zip(families, state.estimators, data, strict=True)):
             key = jax.random.fold_in(step_key, i)
-            grad, family_state, values = family.estimator.estimate(state.theta, family_state, family_data, key)
+            estimate = (
+                _optional(family.estimator.estimate, active[i]) if len(families) > 1 else family.estimator.estimate
+            )
+            grad, family_state, values = estimate(state.theta, family_state, family_data, key)
             finite.append(tree.all_finite(grad))
             grads.append(tree.where(finite[-1], grad, optax.tree.zeros_like(grad)))
             states.append(family_state)
@@ -93,10 +104,74 @@ def make_train(
         metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
         return TrainState(theta, outer_state, tuple(states), state.step + 1, state.key), metrics
 
-    def step(state: TrainState, data: Sequence[PyTree], length: int) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(lambda carry, _: one_step(carry, data), state, None, length)
+    def steps(state: TrainState, data: Sequence[PyTree], length: int, active: jax.Array) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda carry, on: one_step(carry, data, on), state, active, length)
 
-    return jax.jit(init), jax.jit(step, static_argnums=2, donate_argnums=0)
+    program = jax.jit(steps, static_argnums=2, donate_argnums=0, compiler_options=effort(1))
+
+    def step(
+        state: TrainState, data: Sequence[PyTree], length: int, active: np.ndarray | None = None
+    ) -> tuple[TrainState, Metrics]:
+        return program(state, data, length, np.ones((length, len(families)), bool) if active is None else active)
+
+    return jax.jit(init, compiler_options=effort(0)), step
+
+
+def _optional(estimate: Callable, active: jax.Array) -> Callable:
+    """`estimate` where `active`; else a zero gradient, the state as it is, and metrics of zero."""
+    estimate = jax.jit(estimate)  # so that it is traced once, for the shapes and for the call
+
+    def optional(theta: PyTree, state: PyTree, data: PyTree, key: jax.Array) -> tuple[PyTree, PyTree, Metrics]:
+        grad, _, metrics = jax.eval_shape(estimate, theta, state, data, key)
+        zero_grad, zero_metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grad, metrics))
+        return jax.lax.cond(
+            active, lambda s: estimate(theta, s, data, key), lambda s: (zero_grad, s, zero_metrics), state
+        )
+
+    return optional
+
+
+@cache
+def effort(level: int) -> dict[str, Any] | None:
+    """XLA's effort on a CPU, of the options that its version knows; None elsewhere.
+
+    Level 1 compiles in four fifths of the time, and what it makes is as fast. Level 0 is for what runs once, and does
+    without the newer code generator, whose programs are up to twice as fast but take as much longer to compile.
+    """
+    options: dict[str, Any] = {"xla_backend_optimization_level": level}
+    if level == 0:
+        options["xla_cpu_use_fusion_emitters"] = False
+    known = {}
+    for name, value in options.items() if jax.default_backend() == "cpu" else ():
+        try:
+            jax.jit(lambda x: x, compiler_options={name: value})(0)
+        except jax.errors.JaxRuntimeError:
+            continue
+        known[name] = value
+    return known or None
+
+
+def throughput(
+    step: Step, state: TrainState, data: Sequence[PyTree], length: int, inner_steps: Sequence[int]
+) -> list[float]:
+    """Inner steps per second of each family alone, by calls of `step` with the `length` it was compiled for.
+
+    The time of a call in which one family takes `TIMED` outer steps, less that of a call in which none takes any. The
+    outer optimizer's time is so left out. `state` is used up. inner_steps: of an outer step, per family.
+    """
+    timed = min(length, TIMED)
+
+    def seconds(*families: int) -> float:
+        nonlocal state
+        active = np.zeros((length, len(inner_steps)), bool)
+        active[:timed, families] = True
+        began = time.perf_counter()
+        state, metrics = step(state, data, length, active)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - began
+
+    idle = min(seconds(), seconds())
+    return [round(timed * steps / max(seconds(i) - idle, 1e-9), 1) for i, steps in enumerate(inner_steps)]
 
 
 def first_theta(optimizer: LearnedOptimizer, key: jax.Array, families: int) -> PyTree:

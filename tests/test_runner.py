@@ -39,9 +39,8 @@ PLAN = runner.Plan(
     init=INIT,
     step=STEP,
     data=(None,),
-    families=("bowl",),
+    families={"bowl": 7},
     origins={"bowl": {"dataset": "digits", "sha256": "0" * 64, "synthetic": False}},
-    inner_steps=7,
     steps=11,
     chunk=2,
     checkpoint_every=3,
@@ -239,6 +238,29 @@ def test_a_folder_with_a_run_is_not_taken(tmp_path, whole):
 def test_resuming_where_nothing_was_begun_starts(tmp_path, whole):
     run(tmp_path / "a", resume=True)
     assert_same(tmp_path / "a", whole)
+
+
+def test_several_families_are_timed_by_the_program_that_trains(tmp_path):
+    """Once a start, and nothing of the run depends on it: the families' draws and the metrics stay as they are."""
+    traces = []
+
+    def counted(*args):
+        traces.append(1)
+        return estimate(*args)
+
+    estimators = [Estimator(lambda theta, key: jnp.zeros((2,)), lambda *args: counted(*args), 7) for _ in range(2)]
+    families = [Family("bowl", estimators[0]), Family("cup", estimators[1])]
+    init, step = make_train(OPTIMIZER, families, optax.sgd(0.1))
+    plan = PLAN._replace(init=init, step=step, data=(None, None), families={"bowl": 7, "cup": 7}, chunk=11)
+    printed = run(tmp_path / "a", plan)
+    summary = json.loads((tmp_path / "a/summary.json").read_text())
+    assert set(summary["throughput"]) == {"bowl", "cup"} and min(summary["throughput"].values()) > 0
+    assert summary["inner_steps"] == 11 * 14
+    assert "inner steps/s of each family alone: bowl " in printed
+    assert len(traces) == 2
+    state, metrics = step(init(jax.random.key(5)), (None, None), 11)
+    last, _ = checkpoint.read_weights(tmp_path / "a/last.safetensors")
+    np.testing.assert_array_equal(last["w"], state.theta["w"])
 
 
 def test_another_config_cannot_resume(whole):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from metaopt import train
 from metaopt.train import Family, inner_steps, make_train, place
 from metaopt.types import Estimator, LearnedOptimizer
 
@@ -81,6 +82,38 @@ def test_steps_and_families_draw_their_own_noise():
     init, step = make_train(OPTIMIZER, families, optax.sgd(0.0))
     _, metrics = step(init(jax.random.key(0)), (None, None), 4)
     assert len({float(x) for name in "ab" for x in metrics[f"{name}/draw"]}) == 8
+
+
+def test_a_family_left_out_of_a_call():
+    """It is as if it were not there: its estimator is not called, and its gradient counts as zero."""
+    families = [Family("a", bowl(1.0), 3.0), Family("b", bowl(-2.0), 1.0)]
+    init, step = make_train(OPTIMIZER, families, optax.sgd(0.1))
+    state = init(jax.random.key(0))
+    theta = np.array(state.theta["w"])
+    state, metrics = step(state, (None, None), 3, np.array([[True, True], [False, True], [False, False]]))
+    for a, b in ((0.75, 0.25), (0.0, 0.25)):
+        theta = theta - 0.1 * (a * (theta - 1.0) + b * (theta + 2.0))
+    np.testing.assert_allclose(state.theta["w"], theta, rtol=1e-5)
+    assert [float(x[0]) for x in state.estimators] == [1, 2]
+    np.testing.assert_array_equal(metrics["diverged"], [2, 1, 0])
+    np.testing.assert_array_equal(metrics["skipped"], 0)
+
+
+def test_throughput_of_each_family_alone(monkeypatch):
+    """A clock on which a call costs 10 s, an outer step of the first family 1 s and of the second 4 s."""
+    families, clock = [Family("a", bowl(1.0)), Family("b", bowl(2.0))], [0.0]
+    init, step = make_train(OPTIMIZER, families, optax.sgd(0.1))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
+    lengths = []
+
+    def timed(state, data, length, active):
+        clock[0] += 10.0 + float(active.sum(0) @ [1.0, 4.0])
+        lengths.append(length)
+        return step(state, data, length, active)
+
+    rates = train.throughput(timed, init(jax.random.key(0)), (None, None), 5, [7, 8])
+    assert rates == [7.0, 2.0]
+    assert set(lengths) == {5}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
