@@ -137,7 +137,8 @@ def test_commands_call_build(calls: list[tuple[Any, ...]], tmp_path: Path) -> No
         ("run", config.load(file), Path("x"), True),
     ]
     calls.clear()
-    invoke("eval", "w.safetensors", "sgd", *"--suite valid_small --steps 5 --seeds 2 --sweep width --cache c".split())
+    options = ["--suite", "valid_small", "--steps", "5", "--seeds", "2", "--sweep", "width", "--cache", "c"]
+    invoke("eval", "w.safetensors", "sgd", *options)
     invoke("report", "runs/small")
     assert calls == [
         ("setup",),

@@ -18,7 +18,7 @@ ROWS = (
     ("tasks", "estimators", "evaluate", "train", "record", "weights", "freeze", "measure"),
     ("analysis", "runner", "outer", "begin"),
     ("build", "data_cli"),
-    ("evaluation",),
+    ("contenders", "evaluation"),
     ("commands",),
     ("cli",),
     ("__main__",),

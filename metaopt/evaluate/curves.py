@@ -92,20 +92,8 @@ def make_runner(
     checks: validation losses, on `outer_valid` and without updates, at as many equal distances; a divisor of the steps
     told: the horizon that the optimizer is told; None: the true one
     """
-    task, _, _, steps, seeds = problems
-    mesh = local_mesh()
-
-    def run(theta: PyTree, seed: jax.Array, starts: Inner, data: PyTree) -> PyTree:
-        inner = jax.tree.map(lambda x: x[seed], starts)
-        inner = inner._replace(horizon=jnp.int32(told or steps))
-        inner = inner._replace(opt_state=optimizer.build(theta, inner.horizon).init(inner.params))
-
-        def piece(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, jax.Array]]:
-            inner, losses = unroll.unroll(task, optimizer, theta, inner, data, steps // max(1, checks), split)
-            return inner, (losses, _validation(task, inner, data) if checks else losses[:0])
-
-        inner, (losses, valid) = jax.lax.scan(piece, inner, None, max(1, checks))
-        return measure(inner.cfg, losses.reshape(-1), valid.reshape(-1))
+    mesh, seeds = local_mesh(), problems.seeds
+    run = partial(_run, problems, optimizer, split, checks, told, measure)
 
     @partial(jax.jit, static_argnums=4, compiler_options=_effort(1))
     def program(thetas: PyTree, seed: jax.Array, starts: Inner, data: PyTree, chunk: int) -> PyTree:
@@ -121,24 +109,45 @@ def make_runner(
         runs = len(jax.tree.leaves(thetas)[0]) * seeds
         padded, chunk = _chunks(runs, mesh.size, max(1, CHUNK_BYTES // _run_bytes(problems, optimizer, thetas)))
         index = np.arange(padded) % runs  # padding repeats runs, so that every device and chunk has equally many
-        thetas = jax.tree.map(lambda x: x[index // seeds], thetas)
+        thetas = jax.tree.map(lambda x: np.asarray(x)[index // seeds], thetas)
         return thetas, index % seeds, problems.starts, problems.data, chunk
 
     def gathered(out: PyTree, thetas: PyTree) -> PyTree:
         candidates = len(jax.tree.leaves(thetas)[0])
         return jax.tree.map(lambda x: np.asarray(x)[: candidates * seeds].reshape(candidates, seeds, *x.shape[1:]), out)
 
-    def run_all(thetas: PyTree) -> PyTree:
-        thetas = jax.tree.map(np.asarray, thetas)
-        return gathered(program(*arguments(thetas)), thetas)
-
     def compile_only(thetas: PyTree) -> Callable[[], PyTree]:
-        thetas = jax.tree.map(np.asarray, thetas)
         *given, chunk = arguments(thetas)
         ready = program.lower(*given, chunk).compile()
         return lambda: gathered(ready(*given), thetas)
 
-    return Runner(run_all, compile_only)
+    return Runner(lambda thetas: gathered(program(*arguments(thetas)), thetas), compile_only)
+
+
+def _run(
+    problems: Problems,
+    optimizer: LearnedOptimizer,
+    split: str,
+    checks: int,
+    told: int | None,
+    measure: Measure,
+    theta: PyTree,
+    seed: jax.Array,
+    starts: Inner,
+    data: PyTree,
+) -> PyTree:
+    """One whole run."""
+    task, steps = problems.task, problems.steps
+    inner = jax.tree.map(lambda x: x[seed], starts)
+    inner = inner._replace(horizon=jnp.int32(told or steps))
+    inner = inner._replace(opt_state=optimizer.build(theta, inner.horizon).init(inner.params))
+
+    def piece(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, jax.Array]]:
+        inner, losses = unroll.unroll(task, optimizer, theta, inner, data, steps // max(1, checks), split)
+        return inner, (losses, _validation(task, inner, data) if checks else losses[:0])
+
+    inner, (losses, valid) = jax.lax.scan(piece, inner, None, max(1, checks))
+    return measure(inner.cfg, losses.reshape(-1), valid.reshape(-1))
 
 
 def _validation(task: Task, inner: Inner, data: PyTree) -> jax.Array:

@@ -62,7 +62,7 @@ def rows(task: str, steps: int, searches: Mapping[str, Search], contenders: Sequ
 
     task, optimizer, seed, steps; initial_loss, final_loss, best_loss, mean_loss of training; valid_final, valid_best,
     valid_mean; speedup, normalized_loss and steps_to_reference, against the reference on the same seed (null: never);
-    seconds_per_step (null: not measured on this machine), state_bytes; diverged
+    seconds_per_step (null: of several trials side by side, or of another machine), state_bytes; diverged
     """
     reference = next(c for c in contenders if c.name == REFERENCE)
     target = _chosen(reference, searches[REFERENCE])[1]

@@ -4,12 +4,11 @@ Interrupted, it goes on where it stopped: what was written is found again.
 """
 
 import hashlib
-import json
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -71,85 +70,75 @@ def compare(
 
     Raises Unsuitable when a contender cannot work on a task.
     """
-    found: Found = Found({}, {})
-    missing: list[tuple[Problem, list[Contender]]] = []
-    descriptions: dict[tuple[str, str], dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
+    todo: list[tuple[Problem, list[Missing]]] = []
+    known: dict[str, dict[str, Search]] = {}
     for problem in problems:
         try:
             data = digest(problem.task.data())
         except DataError as error:
-            found.skipped[problem.label] = str(error)
+            skipped[problem.label] = str(error)
             continue
-        here: dict[str, Search] = {}
-        for contender in contenders:
-            description = _description(problem, contender, seeds, data)
-            descriptions[problem.label, contender.name] = description
-            known = cache.get(description, contender.trials, machine())
-            if known is not None:
-                here[contender.name] = known
-        found.searches[problem.label] = here
-        missing += [(problem, wanted)] if (wanted := [c for c in contenders if c.name not in here]) else []
-
-    done, total = 0, sum(len(wanted) for _, wanted in missing)
-    for first in range(0, len(missing), BATCH):
-        batch = missing[first : first + BATCH]
+        wanted = [Missing(c, _description(problem, c, seeds, data)) for c in contenders]
+        cached = [cache.get(each.description, each.contender.trials, machine()) for each in wanted]
+        known[problem.label] = {w.contender.name: c for w, c in zip(wanted, cached, strict=True) if c is not None}
+        todo.append((problem, [w for w, c in zip(wanted, cached, strict=True) if c is None]))
+    done, total = 0, sum(len(wanted) for _, wanted in todo)
+    todo = [(problem, wanted) for problem, wanted in todo if wanted]
+    for batch in (todo[i : i + BATCH] for i in range(0, len(todo), BATCH)):
         progress("compiling", done, total)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            try:
-                compiled = list(pool.map(lambda pair: _compiled(pair[0], pair[1], seeds), batch))
-            finally:
-                pool.shutdown(cancel_futures=True)
-        for (problem, _), programs in zip(batch, compiled, strict=True):
-            for group in programs:
-                progress(problem.label, done, total)
-                for name, search in group():
-                    found.searches[problem.label][name] = search
-                    cache.put(descriptions[problem.label, name], search, machine())
-                    done += 1
-    order = [contender.name for contender in contenders]
-    return Found({task: {name: here[name] for name in order} for task, here in found.searches.items()}, found.skipped)
+        for (problem, wanted), programs in zip(batch, _compiled(batch, seeds), strict=True):
+            for (contender, description), run in zip(wanted, programs, strict=True):
+                progress(f"{contender.name} on {problem.label}", done, total)
+                known[problem.label][contender.name] = search = run()
+                cache.put(description, search, machine())
+                done += 1
+    names = [contender.name for contender in contenders]
+    return Found({task: {name: searches[name] for name in names} for task, searches in known.items()}, skipped)
+
+
+class Missing(NamedTuple):
+    """A search that has to be run."""
+
+    contender: Contender
+    description: dict[str, Any]
 
 
 class Unsuitable(Exception):
     """A contender cannot work on a task, which both are named."""
 
 
-Thunk = Callable[[], list[tuple[str, Search]]]
+def _compiled(batch: Sequence[tuple[Problem, list[Missing]]], seeds: int) -> list[list[Callable[[], Search]]]:
+    """What runs each search of each problem; problems compile side by side."""
+
+    def programs(problem: Problem, wanted: Sequence[Missing]) -> list[Callable[[], Search]]:
+        problems = prepare(problem.task, problem.task.data(), steps=problem.steps, seeds=seeds)
+        return [_program(problem, problems, contender) for contender, _ in wanted]
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            return list(pool.map(lambda pair: programs(*pair), batch))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _compiled(problem: Problem, contenders: Iterable[Contender], seeds: int) -> list[Thunk]:
-    """A thunk per update rule: contenders that share one run as the candidates of one program."""
-    rules: dict[str, list[Contender]] = {}
-    for contender in contenders:
-        rules.setdefault(json.dumps(contender.identity["optimizer"], sort_keys=True), []).append(contender)
-    problems = prepare(problem.task, problem.task.data(), steps=problem.steps, seeds=seeds)
-    return [_group(problem, problems, group) for group in rules.values()]
-
-
-def _group(problem: Problem, problems: Problems, group: Sequence[Contender]) -> Thunk:
-    """Runs all candidates at once, and one alone for the time of a step."""
-    optimizer, steps = group[0].optimizer, problem.steps
-    checks = metrics.checks(steps)
-    runner = make_runner(problems, optimizer, checks=checks, told=problem.told, measure=metrics.kept)
-    thetas = jax.tree.map(lambda *x: np.concatenate(x), *(contender.thetas for contender in group))
-    one = jax.tree.map(lambda x: x[:1], thetas)
+def _program(problem: Problem, problems: Problems, contender: Contender) -> Callable[[], Search]:
+    """Compiles all trials as one program, and returns what runs it."""
+    optimizer, thetas = contender.optimizer, contender.thetas
+    checks = metrics.checks(problem.steps)
     try:
-        together = runner.compile(thetas)
-        alone = runner.compile(one) if len(jax.tree.leaves(thetas)[0]) > 1 else together
         size = state_bytes(problems, optimizer, thetas)
+        runner = make_runner(problems, optimizer, checks=checks, told=problem.told, measure=metrics.kept)
+        program = runner.compile(thetas)
     except ValueError as error:
-        raise Unsuitable(f"{group[0].name} cannot work on {problem.label}: {error}") from error
+        raise Unsuitable(f"{contender.name} cannot work on {problem.label}: {error}") from error
 
-    def run() -> list[tuple[str, Search]]:
+    def run() -> Search:
         start = time.perf_counter()
-        runs = alone()
-        devices = local_mesh().size
-        rounds = math.ceil(problems.seeds / devices)  # runs of a device; seeds are padded to equally many on each
-        seconds = (time.perf_counter() - start) / (rounds * steps)
-        runs = together() if alone is not together else runs
-        ends = np.cumsum([contender.trials for contender in group])
-        parts = [metrics.Runs(*(x[end - c.trials : end] for x in runs)) for c, end in zip(group, ends, strict=True)]
-        return [(c.name, trials.search(part, seconds, size)) for c, part in zip(group, parts, strict=True)]
+        runs = program()
+        rounds = math.ceil(problems.seeds / local_mesh().size)  # seeds are padded to equally many on each device
+        seconds = (time.perf_counter() - start) / (rounds * problem.steps)
+        return trials.search(runs, seconds if contender.trials == 1 else math.nan, size)
 
     return run
 

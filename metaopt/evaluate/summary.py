@@ -129,7 +129,7 @@ def _standing(groups: Groups, name: str, reference: str, ranks: np.ndarray, rati
         tasks=len(runs),
         diverged=sum(bool(row["diverged"]) for row in rows),
         runs=len(rows),
-        seconds=_relative(groups, name, reference, "seconds_per_step"),
+        seconds=_relative(groups, name, USUAL, "seconds_per_step"),
         state=_relative(groups, name, reference, "state_bytes"),
         state_bytes=max((row["state_bytes"] for row in rows if row.get("state_bytes") is not None), default=None),
     )

@@ -30,7 +30,7 @@ class Search(NamedTuple):
     finals           [trials, seeds] final losses, +inf where not finite
     best             [kept] ascending: the trials that had the lowest mean final loss so far
     runs             of those, leading axes [kept, seeds]
-    seconds_per_step of one run of the update and the problem's gradient, all seeds side by side; nan: not measured here
+    seconds_per_step of a run on a device, the problem's gradient included; nan for trials side by side, and elsewhere
     state_bytes      of the optimizer, for one run
     """
 

@@ -147,7 +147,7 @@ def test_rows_and_the_closed_loop_through_optax(tmp_path):
     result = evaluated(
         tmp_path, tasks, contender("sgd", optax.sgd, [0.05]), steps=60, progress=lambda *x: seen.append(x)
     )
-    assert seen[0] == ("compiling", 0, 3) and seen[1] == ("a", 0, 3)
+    assert seen[0] == ("compiling", 0, 3) and seen[1] == ("sgd on a", 0, 3)
     assert result["skipped"] == {"gone": "no such data here: get it"}
     assert [(row["optimizer"], row["seed"]) for row in result["rows"]] == [
         (name, seed) for name in ("sgd", USUAL, REFERENCE) for seed in range(2)
@@ -156,6 +156,7 @@ def test_rows_and_the_closed_loop_through_optax(tmp_path):
     assert of(result, "sgd", "state_bytes") == [0, 0]
     assert of(result, USUAL, "state_bytes") == [(2 * problems.DIMENSION + 1) * 4] * 2  # two moments and a counter
     assert all(seconds > 0 for seconds in of(result, USUAL, "seconds_per_step"))
+    assert of(result, REFERENCE, "seconds_per_step") == [None, None]  # trials side by side: not the time of one run
 
     loop = python_loop(task, optax.adam)
     finals = {
@@ -207,7 +208,7 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path, monkeypatch):
         evaluated(tmp_path / "cut", task, steps=20, progress=stop)
     seen = []
     assert same(evaluated(tmp_path / "cut", task, steps=20, progress=lambda *x: seen.append(x)), whole)
-    assert seen[-1] == ("b", 0, 2)  # only what was missing
+    assert seen[-1] == (f"{REFERENCE} on b", 1, 2)  # only what was missing
     seen.clear()
     assert same(evaluated(tmp_path / "cut", task, steps=20, progress=lambda *x: seen.append(x)), whole)
     assert seen == []
