@@ -252,7 +252,8 @@ def _measured(console: Console) -> None:
 
     with console.status("") as status:
         rows, absent = measure.measure_all(TASKS, status.update)
-    console.print(measure.table(rows), soft_wrap=True)
+    wide = console if console.is_terminal else Console(width=140)
+    wide.print(measure.table(rows))
     for name, reason in absent.items():
         console.print(f"left out {name}: {escape(reason)}", soft_wrap=True, highlight=False)
 

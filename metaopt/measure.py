@@ -3,9 +3,12 @@
 Of every family its default factory, of that one member and one run, on one core:
 
     parameters          numbers in the params
-    step                a step of plain gradient descent, from drawing the minibatch to the new params: the median over
-                        CALLS calls of a compiled scan of TIMED steps, over TIMED
+    step                a step of plain gradient descent, from drawing the minibatch to the new params: CPU time, the
+                        median over CALLS calls of a compiled scan of TIMED steps, over TIMED
     loss, normalised    at step 0, and after STEPS steps of Adam (the mean of the last LAST); of minibatches of train
+    fresh               the normalised loss at step 0, mean over MEMBERS members
+
+CPU time, because it is a core's own: what else the machine does changes it by tenths and the time of day by factors.
 """
 
 import os
@@ -27,6 +30,7 @@ from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 
 STEPS, LEARNING_RATE, LAST = 1000, 1e-3, 10
 TIMED, CALLS = 200, 5
+MEMBERS = 100
 
 
 class Measured(NamedTuple):
@@ -36,6 +40,7 @@ class Measured(NamedTuple):
     step: float  # seconds
     loss: tuple[float, float]  # at step 0, after STEPS steps
     normalized: tuple[float, float]
+    fresh: float
 
 
 def one_core() -> None:
@@ -52,7 +57,8 @@ def measure(task: Task, seed: int = 0) -> Measured:
     seconds = [_seconds(descent, inner, data) for _ in range(1 + CALLS)][1:]  # the first one compiles
     losses, normalized = map(np.asarray, _program(task, optax.adam(LEARNING_RATE), STEPS)(inner, data))
     size = sum(x.size for x in jax.tree.leaves(inner.params))
-    return Measured(size, statistics.median(seconds) / TIMED, _ends(losses), _ends(normalized))
+    fresh = _fresh(task, jax.random.split(jax.random.key(seed), MEMBERS), data)
+    return Measured(size, statistics.median(seconds) / TIMED, _ends(losses), _ends(normalized), float(fresh))
 
 
 def measure_all(
@@ -75,10 +81,11 @@ def table(rows: Mapping[str, Measured]) -> Table:
     shown = Table("family", "parameters", "step, us", "loss", f"after {STEPS:,}", box=MARKDOWN)
     shown.add_column("normalised")
     shown.add_column(f"after {STEPS:,}")
+    shown.add_column(f"fresh, {MEMBERS} members")
     for column in shown.columns[1:]:
         column.justify = "right"
     for name, row in rows.items():
-        numbers = (f"{x:.3g}" for x in (1e6 * row.step, *row.loss, *row.normalized))
+        numbers = (f"{x:.3g}" for x in (1e6 * row.step, *row.loss, *row.normalized, row.fresh))
         shown.add_row(name, f"{row.parameters:,}", *numbers)
     return shown
 
@@ -103,9 +110,21 @@ def _program(
 
 
 def _seconds(run: Callable, inner: Inner, data: PyTree) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     jax.block_until_ready(run(inner, data))
-    return time.perf_counter() - began
+    return time.process_time() - began
+
+
+@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def _fresh(task: Task, keys: jax.Array, data: PyTree) -> jax.Array:
+    """Mean normalised loss of a member of each key at its start, one after another."""
+
+    def one(key: jax.Array) -> jax.Array:
+        inner = unroll.start(task, _learned(optax.identity()), (), STEPS, key)
+        batch = task.batch(inner.cfg, data, inner.key, "train")
+        return task.normalize(inner.cfg, task.loss(inner.cfg, inner.params, batch, inner.key)[0])
+
+    return jax.lax.map(one, keys).mean()
 
 
 def _ends(losses: np.ndarray) -> tuple[float, float]:

@@ -38,12 +38,19 @@ def test_a_network_on_data():
 def test_a_step_of_descent_is_what_is_timed(monkeypatch):
     """By a clock that ticks a second a look: a call takes one, and a step 1 / TIMED."""
     ticks = iter(range(1000))
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(measure.time, "process_time", lambda: float(next(ticks)))
     lengths = []
     original = unroll.unroll
     monkeypatch.setattr(unroll, "unroll", lambda *args, **kwargs: lengths.append(args[5]) or original(*args, **kwargs))
-    row = measure.measure(TASKS["bowl"]())
+    task = TASKS["bowl"]()
+    row = measure.measure(task)
     assert row.step == 1 / measure.TIMED
+    keys = [jax.random.split(key, 3) for key in jax.random.split(jax.random.key(0), measure.MEMBERS)]
+    losses = []
+    for cfg_key, init_key, _ in keys:
+        cfg = task.sample(cfg_key)
+        losses.append(task.normalize(cfg, task.loss(cfg, task.init(cfg, init_key), (), cfg_key)[0]))
+    np.testing.assert_allclose(row.fresh, np.mean(losses), rtol=1e-5)
     assert lengths == [measure.TIMED, measure.STEPS]
 
 
@@ -52,13 +59,13 @@ def test_what_is_absent_is_left_out_with_its_reason():
         raise DataError("not on this machine")
 
     said = []
-    row = measure.Measured(12345, 1.5e-6, (2.0, 0.5), (1.0, 0.25))
+    row = measure.Measured(12345, 1.5e-6, (2.0, 0.5), (1.0, 0.25), 0.75)
     assert measure.measure_all({"gone": absent}, said.append) == ({}, {"gone": "not on this machine"})
     assert said == ["measuring gone, 0 of 1 done"]
     console = Console(file=io.StringIO(), width=140)
     console.print(measure.table({"some": row}))
     assert [cell.strip() for cell in console.file.getvalue().strip().splitlines()[-1].split("|")[1:-1]] == [
-        *("some", "12,345", "1.5", "2", "0.5", "1", "0.25")
+        *("some", "12,345", "1.5", "2", "0.5", "1", "0.25", "0.75")
     ]
 
 
