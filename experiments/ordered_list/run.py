@@ -3,8 +3,9 @@ have without tuning (the OptList of Metz et al. 2020, arXiv 2002.11887, section 
 
     python experiments/ordered_list/run.py
 
-runs all 1,000 draws of the space nadamw8p on the tasks of `train_small` (never on a held-out task), orders them
-greedily and writes metaopt/evaluate/ordered_list.json. About fifteen minutes on two cores; interrupted, it goes on.
+runs all 1,000 draws of the space nadamw8p on the tasks of `train_small` but its convolutions, which would take as long
+as all others (never on a held-out task), orders them greedily and writes metaopt/evaluate/ordered_list.json. About ten
+minutes on two cores; interrupted, it goes on.
 """
 
 import json
@@ -20,7 +21,7 @@ from metaopt.evaluate.suite import compare
 from metaopt.evaluate.trials import Cache
 from metaopt.files import write_atomic
 
-SUITE, STEPS, SEEDS = "train_small", 1000, 2
+SUITE, LEFT_OUT, STEPS, SEEDS = "train_small", "image_conv", 1000, 2
 LENGTH = 100
 TARGET = Path(spaces.__file__).with_name("ordered_list.json")
 
@@ -40,7 +41,7 @@ def main(cache: Annotated[Path | None, typer.Option(help="Where trials are kept.
     """Runs the trials, writes the list."""
     runtime.setup()
     trials = contenders.contenders([f"nadamw8p@{spaces.size('nadamw8p')}"], 1)[:1]
-    problems = evaluation.problems(SUITE, STEPS)
+    problems = [problem for problem in evaluation.problems(SUITE, STEPS) if problem.entry["name"] != LEFT_OUT]
     store = Cache(cache or evaluation.cache_folder())
     found = compare(problems, trials, seeds=SEEDS, cache=store, progress=lambda *x: print(*x, flush=True))
     if found.skipped:
@@ -52,7 +53,7 @@ def main(cache: Annotated[Path | None, typer.Option(help="Where trials are kept.
     best = np.minimum.accumulate(rows[:, draws], axis=1).mean(axis=0)
     content = {
         "space": "nadamw8p",
-        "suite": SUITE,
+        "tasks": [problem.label for problem in problems],
         "steps": STEPS,
         "seeds": SEEDS,
         "rank of the best of the first k": [round(float(x), 5) for x in best[[0, 1, 4, 9, 29, 99]]],

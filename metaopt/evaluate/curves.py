@@ -21,7 +21,10 @@ from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 
 STREAM = 0x6576616C  # evaluation draws from its own stream of keys: no seed repeats the runs of meta-training
 NO_OPTIMIZER = LearnedOptimizer(lambda key: (), lambda theta, num_steps: optax.identity())
-CHUNK_BYTES = 2**26  # parameters and optimizer state of the runs that a device advances at the same time
+# Parameters and optimizer state of the runs that a device advances at the same time. On a CPU they and the activations
+# stay in a core's cache: 1,000 runs of a classifier side by side take twice as long as six at a time.
+CHUNK_BYTES = {"cpu": 2**17}
+CHUNK_BYTES_ELSEWHERE = 2**28
 VALID_BATCHES = 8  # a validation loss is the mean over as many batches, the same ones all through a run
 VALID_KEY = 2**31 - 1  # what the inner loop never folds into a run's key
 
@@ -107,7 +110,8 @@ def make_runner(
 
     def arguments(thetas: PyTree) -> tuple[PyTree, ...]:
         runs = len(jax.tree.leaves(thetas)[0]) * seeds
-        padded, chunk = _chunks(runs, mesh.size, max(1, CHUNK_BYTES // _run_bytes(problems, optimizer, thetas)))
+        most = CHUNK_BYTES.get(jax.default_backend(), CHUNK_BYTES_ELSEWHERE) // _run_bytes(problems, optimizer, thetas)
+        padded, chunk = _chunks(runs, mesh.size, max(1, most))
         index = np.arange(padded) % runs  # padding repeats runs, so that every device and chunk has equally many
         thetas = jax.tree.map(lambda x: np.asarray(x)[index // seeds], thetas)
         return thetas, index % seeds, problems.starts, problems.data, chunk

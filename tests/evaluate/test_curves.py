@@ -92,7 +92,7 @@ def test_candidates_and_chunks_do_not_change_a_run(monkeypatch):
     alone = run(thetas(RATES[5:6]))
     np.testing.assert_allclose(together[5:6], alone, rtol=1e-6)
     # Adam holds 3 vectors and 1 counter: chunks of 5 runs
-    monkeypatch.setattr(curves, "CHUNK_BYTES", 5 * 4 * (3 * problems.DIMENSION + 1))
+    monkeypatch.setitem(curves.CHUNK_BYTES, "cpu", 5 * 4 * (3 * problems.DIMENSION + 1))
     np.testing.assert_allclose(run(candidates), together, rtol=1e-6)
 
 

@@ -107,8 +107,10 @@ def test_shares_of_the_nadamw_space():
 
 def test_greedy_order_by_hand():
     losses = np.array([[0.0, 1.0, 0.4, 1.0], [1.0, 0.0, 0.4, 1.0], [1.0, 1.0, 0.4, 0.0]])
-    # Alone trial 2 has the lowest mean; then each of the others saves 0.4 on one task: the first of them comes first
+    # Alone trial 2 has the lowest mean; then each of the others saves 0.4 on one task, and alone 3 and 0 differ
     assert spaces.greedy_order(losses, 4) == [2, 0, 1, 3]
+    losses[0, 3] = 0.9  # as good where it is not the best: nothing is saved, but alone it is better now
+    assert spaces.greedy_order(losses, 4) == [2, 3, 0, 1]
 
 
 def test_greedy_order_is_the_best_next_one_whatever_came_before():
