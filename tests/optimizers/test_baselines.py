@@ -18,7 +18,7 @@ BOWL = make_task(lambda: START, lambda x: 0.5 * (x - CENTRE) @ jnp.asarray(H, jn
 WINE = image_mlp("wine", hidden=(4,))
 slow = pytest.mark.slow
 BASES = {  # base -> (learnable, schedule)
-    "sgd": ({"learning_rate": 0.1}, "step_drop"),
+    "sgd": ({"learning_rate": 0.15}, {"name": "step_drop", "factor": 0.5}),
     "momentum": ({"learning_rate": 0.03}, "linear"),
     "nesterov": ({"learning_rate": 0.03}, "inverse_time"),
     "rmsprop": ({"learning_rate": 0.1}, "cosine"),
