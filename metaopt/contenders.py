@@ -137,9 +137,8 @@ def _rule(entry: Entry, spec: Spec) -> LearnedOptimizer:
     try:
         return build.optimizer(entry)
     except RunError as error:
-        known = sorted({*weights.names(), *RULES})
-        close = nearest(spec.name, known)
-        hint = f"; did you mean {close}?" if close else ""
+        close = nearest(spec.name, [*weights.names(), *RULES])
+        hint = f"; did you mean {close}?" if close and "did you mean" not in str(error) else ""
         raise RunError(f"{spec.text}: neither weights nor a hand-designed optimizer: {error}{hint}") from error
 
 

@@ -3,8 +3,9 @@
     python experiments/baselines/run.py
 
 evaluates all of them at 1,000 steps with three seeds, writes curves, results.json and report.html to a folder, the
-ranking to table.md beside this file, and packs the curves into metaopt/evaluate/heldout_small.zip, where `metaopt eval` finds
-them. To be run again whenever `metaopt.evaluate.trials.VERSION` is raised. Interrupted, it goes on where it stopped.
+ranking to table.md beside this file, and packs the curves into metaopt/evaluate/heldout_small.zip, where `metaopt eval`
+finds them. To be run again whenever `metaopt.evaluate.trials.VERSION` is raised. Interrupted, it goes on where it
+stopped.
 """
 
 import json
