@@ -19,7 +19,9 @@ class LearnedOptimizer(NamedTuple):
     init(key) -> theta, a pytree of float32 arrays.
     build(theta, num_steps) -> optax.GradientTransformationExtraArgs. Called inside jit: theta and num_steps may be
       tracers, so a new theta never recompiles. Its `update(grads, state, params, *, value, **ignored)` takes the loss
-      as `value`; architectures that do not use the loss give `value` a default.
+      as `value`; architectures that do not use the loss give `value` a default. The inner loop also gives `grad`, the
+      gradient again, and `value_fn`, the loss of the present batch as a function of the params, as optax's L-BFGS
+      wants them.
     """
 
     init: Callable[[jax.Array], PyTree]

@@ -36,6 +36,7 @@ NAMES = (
     "adam:schedule=cosine",
     "adamw:schedule=cosine,warmup=0.05",
     "prodigy:schedule=cosine",
+    "lbfgs:lr=1",
     "nadamw8p@1000",
     "adam8p@100",
     "ordered@100",
