@@ -56,6 +56,15 @@ def test_opt_update():
     assert result["threads"] >= 1 and result["devices"] >= 1
 
 
+def test_search():
+    result = run("search.py", "--contender", "nadamw8p@6", "--task", "quadratic", "--steps", "10", "--seeds", "2")
+    assert (result["contender"], result["task"]) == ("nadamw8p@6", "quadratic")
+    assert result["inner_steps_per_s"] == pytest.approx(6 * 2 * 10 / result["run_s"], rel=1e-3)
+    ratio = result["inner_steps_per_s"] / result["sgd_inner_steps_per_s"]
+    assert result["ratio_to_sgd"] == pytest.approx(ratio, rel=1e-3)
+    assert result["compile_s"] > 0 and result["peak_rss_mb"] > 50
+
+
 def test_compiles_are_counted():
     """Once a new program, never an old one."""
     code = """
