@@ -11,7 +11,6 @@ Each family can be left out of a call, which is how `throughput` times one alone
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metaopt import tree
+from metaopt import runtime, tree
 from metaopt.types import Estimator, LearnedOptimizer, PyTree
 
 
@@ -107,14 +106,14 @@ def make_train(
     def steps(state: TrainState, data: Sequence[PyTree], length: int, active: jax.Array) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(lambda carry, on: one_step(carry, data, on), state, active, length)
 
-    program = jax.jit(steps, static_argnums=2, donate_argnums=0, compiler_options=effort(1))
+    program = jax.jit(steps, static_argnums=2, donate_argnums=0, compiler_options=runtime.effort(1))
 
     def step(
         state: TrainState, data: Sequence[PyTree], length: int, active: np.ndarray | None = None
     ) -> tuple[TrainState, Metrics]:
         return program(state, data, length, np.ones((length, len(families)), bool) if active is None else active)
 
-    return jax.jit(init, compiler_options=effort(0)), step
+    return jax.jit(init, compiler_options=runtime.effort(0)), step
 
 
 def _optional(estimate: Callable, active: jax.Array) -> Callable:
@@ -129,26 +128,6 @@ def _optional(estimate: Callable, active: jax.Array) -> Callable:
         )
 
     return optional
-
-
-@cache
-def effort(level: int) -> dict[str, Any] | None:
-    """XLA's effort on a CPU, of the options that its version knows; None elsewhere.
-
-    Level 1 compiles in four fifths of the time, and what it makes is as fast. Level 0 is for what runs once, and does
-    without the newer code generator, whose programs are up to twice as fast but take as much longer to compile.
-    """
-    options: dict[str, Any] = {"xla_backend_optimization_level": level}
-    if level == 0:
-        options["xla_cpu_use_fusion_emitters"] = False
-    known = {}
-    for name, value in options.items() if jax.default_backend() == "cpu" else ():
-        try:
-            jax.jit(lambda x: x, compiler_options={name: value})(0)
-        except jax.errors.JaxRuntimeError:
-            continue
-        known[name] = value
-    return known or None
 
 
 def throughput(

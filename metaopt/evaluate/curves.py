@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from metaopt import unroll
+from metaopt import runtime, unroll
 from metaopt.types import Inner, LearnedOptimizer, PyTree, Task
 
 STREAM = 0x6576616C  # evaluation draws from its own stream of keys: no seed repeats the runs of meta-training
@@ -76,7 +76,7 @@ def prepare(task: Task, data: PyTree, *, steps: int, seeds: int) -> Problems:
         key = jax.random.fold_in(jax.random.key(STREAM), seed)
         return unroll.start(task, NO_OPTIMIZER, (), steps, key)
 
-    starts = jax.jit(lambda x: jax.lax.map(start, x), out_shardings=everywhere, compiler_options=_effort(0))
+    starts = jax.jit(lambda x: jax.lax.map(start, x), out_shardings=everywhere, compiler_options=runtime.effort(0))
     return Problems(task, starts(np.arange(seeds)), jax.device_put(data, everywhere), steps, seeds)
 
 
@@ -98,7 +98,7 @@ def make_runner(
     mesh, seeds = local_mesh(), problems.seeds
     run = partial(_run, problems, optimizer, split, checks, told, measure)
 
-    @partial(jax.jit, static_argnums=4, compiler_options=_effort(1))
+    @partial(jax.jit, static_argnums=4, compiler_options=runtime.effort(1))
     def program(thetas: PyTree, seed: jax.Array, starts: Inner, data: PyTree, chunk: int) -> PyTree:
         def shard(thetas: PyTree, seed: jax.Array, starts: Inner, data: PyTree) -> PyTree:
             return jax.lax.map(lambda x: run(x[0], x[1], starts, data), (thetas, seed), batch_size=chunk)
@@ -168,13 +168,6 @@ def _validation(task: Task, inner: Inner, data: PyTree) -> jax.Array:
 def local_mesh() -> Mesh:
     """One axis, `runs`, over the devices of this process."""
     return Mesh(np.array(jax.local_devices()), ("runs",))
-
-
-def _effort(level: int) -> dict[str, int] | None:
-    """XLA's effort on a CPU. Evaluation is mostly compilation: level 1 saves a quarter and runs as fast; 0 is for a
-    program that runs once, and saves two thirds.
-    """
-    return {"xla_backend_optimization_level": level} if jax.default_backend() == "cpu" else None
 
 
 def state_bytes(problems: Problems, optimizer: LearnedOptimizer, thetas: PyTree) -> int:
