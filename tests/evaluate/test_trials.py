@@ -57,12 +57,25 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path, damage):
     assert cache.get(about, 1, "here") is None
 
 
+class Evil:
+    """Unpickled, it leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return self.trace.touch, ()
+
+
 def test_a_file_that_would_execute_code_is_not_read(tmp_path):
     cache, about = Cache(tmp_path, None), {"task": "a"}
     path = cache.put(about, found(), "here")
+    with np.load(path) as file:
+        arrays = dict(file)
     with path.open("wb") as file:
-        np.savez(file, description=np.array(object(), dtype=object))
+        np.savez(file, **{**arrays, "finals": np.array(Evil(tmp_path / "trace"), dtype=object)})
     assert cache.get(about, 1, "here") is None
+    assert not (tmp_path / "trace").exists()
 
 
 def test_what_ships_is_found_and_the_folder_comes_first(tmp_path):
@@ -94,6 +107,8 @@ def test_budgets_are_nested_and_columns_uniform_where_they_should_be(space):
     low, high = {"nadamw8p": (1e-5, 1.0), "adam8p": (1e-8, 10.0)}[space]
     u = np.sort(np.log(many["learning_rate"] / low) / np.log(high / low))
     assert np.abs(u - (np.arange(1000) + 0.5) / 1000).max() < 1.63 / np.sqrt(1000)
+    # and columns are independent: four standard errors of a correlation
+    assert abs(np.corrcoef(np.log(many["learning_rate"]), np.log(many["eps"]))[0, 1]) < 4 / np.sqrt(1000)
 
 
 def test_shares_of_the_nadamw_space():
@@ -134,6 +149,7 @@ MLP = {"name": "image_mlp", "dataset": "wine", "hidden": [32], "batch_size": 64}
         ("width", 0.25, MLP, sweeps.Point(MLP | {"hidden": [8]}, 1000)),
         ("width", 2.0, {"width": 16, "name": "v"}, sweeps.Point({"width": 32, "name": "v"}, 1000)),
         ("depth", 4, MLP, sweeps.Point(MLP | {"hidden": [32] * 4}, 1000)),
+        ("depth", 1, MLP | {"hidden": [8, 8]}, sweeps.Point(MLP | {"hidden": [8]}, 1000)),
         ("depth", 8, {"layers": 1}, sweeps.Point({"layers": 8}, 1000)),
         ("batch_size", 0.125, MLP, sweeps.Point(MLP | {"batch_size": 8}, 1000)),
     ],
