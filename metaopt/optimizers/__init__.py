@@ -7,6 +7,7 @@ from typing import Any
 
 from metaopt.optimizers.adafac_mlp import adafac_mlp
 from metaopt.optimizers.adam8p import adam8p
+from metaopt.optimizers.anchored import anchored
 from metaopt.optimizers.celo import celo
 from metaopt.optimizers.celo2 import celo2
 from metaopt.optimizers.celo_adam import celo_adam
@@ -38,6 +39,7 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "celo": celo,
     "celo_adam": celo_adam,
     "celo2": celo2,
+    "anchored": anchored,
     "hyper": hyper,
     "nadamw8p": nadamw8p,
     "adam8p": adam8p,
@@ -59,6 +61,7 @@ FACTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "celo": (35803, 4.0, ("loss", "horizon")),
     "celo_adam": (35649, 2.0, ("loss", "horizon")),
     "celo2": (329, 4.0, ()),
+    "anchored": (449, 3.0, ("loss", "horizon")),
     "hyper": (1, 2.0, ()),
     "nadamw8p": (10, 2.0, ("horizon",)),
     "adam8p": (8, 2.0, ("horizon",)),
