@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from metaopt import unroll
-from metaopt.evaluate import curves, metrics, spaces
+from metaopt.evaluate import curves, metrics, spaces, suite
 from metaopt.evaluate.baselines import REFERENCE, USUAL
 from metaopt.evaluate.results import results
 from metaopt.evaluate.suite import Contender, Problem, Unsuitable, compare, validate
@@ -212,6 +212,25 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path, monkeypatch):
     seen.clear()
     assert same(evaluated(tmp_path / "cut", task, steps=20, progress=lambda *x: seen.append(x)), whole)
     assert seen == []
+
+
+def test_a_search_is_known_by_all_it_depends_on():
+    problem, entrant = Problem("q", quadratic(), {"name": "a"}, 10), contender(USUAL, rates=[1e-3])
+    named = suite._description(problem, entrant, 3, "sum of the data")
+    assert (
+        suite._description(problem._replace(label="r"), entrant._replace(name="b", about="c"), 3, "sum of the data")
+        == named
+    )
+    assert suite._description(problem._replace(told=10), entrant, 3, "sum of the data") == named
+    others = [
+        suite._description(problem._replace(entry={"name": "b"}), entrant, 3, "sum of the data"),
+        suite._description(problem._replace(steps=11), entrant, 3, "sum of the data"),
+        suite._description(problem._replace(told=11), entrant, 3, "sum of the data"),
+        suite._description(problem, entrant._replace(identity={}), 3, "sum of the data"),
+        suite._description(problem, entrant, 4, "sum of the data"),
+        suite._description(problem, entrant, 3, "another sum"),
+    ]
+    assert named not in others
 
 
 def same(first, second):
