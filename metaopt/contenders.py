@@ -5,6 +5,7 @@ adamw:lr=1e-3                        hand-designed, with what optax calls its ar
 adamw                                the same with its learning rate tuned on each task, over 14 rates
 adamw:schedule=cosine,warmup=0.05    so are the others: with a schedule over the run, warm-up as a share of the run
 sgd:schedule=step_drop,schedule.factor=0.5@5      the first 5 of the rates only
+sgd:batch_size=1, sgd:batch_size=full  its own minibatches where a task has any; full: as many rows as there are
 nadamw8p@100, adam8p@1000            the best of so many random draws from the space of that name, on each task
 ordered@10                           the best of the first 10 of a list that is good on the tasks trained on
 """
@@ -23,7 +24,7 @@ from metaopt.data.cache import digest
 from metaopt.entry import Entry, nearest
 from metaopt.evaluate import spaces
 from metaopt.evaluate.baselines import REFERENCE, USUAL
-from metaopt.evaluate.suite import Contender
+from metaopt.evaluate.suite import FULL, Contender
 from metaopt.optimizers._values import theta_of
 from metaopt.overrides import BadOverride, apply
 from metaopt.train import RunError
@@ -107,23 +108,28 @@ def _hand_designed(spec: Spec, trials: int) -> Contender:
     options = dict(spec.options)
     rate = options.pop(RATE, None)
     outside: dict[str, Any] = {key: options.pop(key) for key in ("schedule", "warmup") if key in options}
+    batch = {key: options.pop(key) for key in ("batch_size",) if key in options}
+    size = batch.get("batch_size")
+    if batch and size != FULL and not (type(size) is int and size > 0):
+        raise _error(spec.text, f"a positive batch_size, or {FULL}", size)
     raw: dict[str, Any] = {"name": "hyper", "base": spec.name, "learnable": {RATE: 1e-3}, "fixed": options, **outside}
     entry = config.entry("optimizers", raw, spec.text)
-    written = ",".join(f"{key}={_shown(value)}" for key, value in (outside | options).items())
+    written = ",".join(f"{key}={_shown(value)}" for key, value in (outside | batch | options).items())
     if rate is None:
         count = _count(spec, trials, spaces.size(RATE), strict=spec.trials is not None)
         name = f"{spec.name}:{written}@{count}" if written else f"{spec.name}@{count}"
-        identity = {"optimizer": entry.model_dump(), "space": RATE}
+        identity = {"optimizer": entry.model_dump(), "space": RATE, **batch}
         words = f"{spec.name}, the best of {count} learning rates on each task"
-        return _tuned(spec, name, words, entry, spaces.values(RATE, count), identity)
+        return _tuned(spec, name, words, entry, spaces.values(RATE, count), identity)._replace(batch_size=size)
     if spec.trials is not None:
         raise _error(spec.text, "a learning rate, or a number of trials to tune it", "both")
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not rate > 0:
         raise _error(spec.text, "a positive learning rate", rate)
     name = f"{spec.name}:{','.join(filter(None, [f'lr={rate:g}', written]))}"
     values = {RATE: np.array([rate], float)}
-    identity = {"optimizer": entry.model_dump(), "values": {RATE: rate}}
-    return Contender(name, "fixed", f"{spec.name} as it is", _rule(entry, spec), theta_of(values), values, identity)
+    identity = {"optimizer": entry.model_dump(), "values": {RATE: rate}, **batch}
+    rule = _rule(entry, spec)
+    return Contender(name, "fixed", f"{spec.name} as it is", rule, theta_of(values), values, identity, size)
 
 
 def _tuned(

@@ -11,7 +11,7 @@ from metaopt.entry import Entry
 from metaopt.evaluate import sweeps
 from metaopt.evaluate.baselines import REFERENCE
 from metaopt.evaluate.results import FORMAT, results
-from metaopt.evaluate.suite import Contender, Problem, Progress, Unsuitable, compare
+from metaopt.evaluate.suite import FULL, Contender, Problem, Progress, Unsuitable, compare
 from metaopt.evaluate.trials import Cache
 from metaopt.tasks.suites import SUITES
 from metaopt.train import RunError
@@ -94,11 +94,17 @@ def _results(
 
 
 def _problem(label: str, point: sweeps.Point) -> Problem:
-    task = build.task(Entry(**point.entry), label)
-    if point.rows == 1:
-        return Problem(label, task, point.entry, point.steps, point.told)
-    entry = point.entry | {"share of the training rows": point.rows}
-    return Problem(label, _fewer_rows(task, point.rows), entry, point.steps, point.told)
+    def make(entry: dict[str, Any]) -> Task:
+        task = build.task(Entry(**entry), label)
+        return task if point.rows == 1 else _fewer_rows(task, point.rows)
+
+    def with_batch(size: int | str) -> Task:
+        rows = len(jax.tree.leaves(task.data()["train"])[0]) if size == FULL else size
+        return make(point.entry | {"batch_size": rows})
+
+    task = make(point.entry)
+    entry = point.entry if point.rows == 1 else point.entry | {"share of the training rows": point.rows}
+    return Problem(label, task, entry, point.steps, point.told, with_batch if "batch_size" in entry else None)
 
 
 def _fewer_rows(task: Task, share: float) -> Task:

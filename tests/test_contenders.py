@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from metaopt import config, contenders, weights
+from metaopt import config, contenders, evaluation, weights
 from metaopt.checkpoint import save_weights
-from metaopt.evaluate import spaces
+from metaopt.evaluate import spaces, sweeps
+from metaopt.evaluate.suite import compare
+from metaopt.evaluate.trials import Cache
 from metaopt.optimizers import OPTIMIZERS
 from metaopt.train import RunError
 
@@ -38,6 +40,8 @@ def test_the_two_that_are_always_there_come_last_and_once():
             "fixed",
             1,
         ),
+        ("sgd:batch_size=1,lr=3", "sgd:lr=3,batch_size=1", "fixed", 1),
+        ("sgd:batch_size=full", "sgd:batch_size=full@14", "tuned", 14),
         ("nadamw8p@30", "nadamw8p@30", "tuned", 30),
         ("adam8p", "adam8p@14", "tuned", 14),
     ],
@@ -62,7 +66,7 @@ def test_the_optimizer_of_a_contender_has_its_hyper_parameters():
 
 
 def test_identity_tells_rules_and_candidates_apart():
-    texts = ["sgd", "sgd:lr=1", "sgd:lr=2", "sgd:schedule=cosine", "adam", "nadamw8p", "adam8p"]
+    texts = ["sgd", "sgd:lr=1", "sgd:lr=2", "sgd:schedule=cosine", "sgd:batch_size=1", "adam", "nadamw8p", "adam8p"]
     identities = [repr(one(text).identity) for text in texts]
     assert len(set(identities)) == len(texts)
     assert one("nadamw8p@3").identity == one("nadamw8p@30").identity  # the first ones are the same
@@ -102,6 +106,7 @@ def test_learned(tmp_path):
         ("sgd:lr=-1", config.ConfigError, "a positive learning rate, got -1"),
         ("sgd:lr=fast", config.ConfigError, "a positive learning rate, got fast"),
         ("sgd:lr=1@3", config.ConfigError, "a learning rate, or a number of trials"),
+        ("sgd:batch_size=0", config.ConfigError, "a positive batch_size, or full, got 0"),
         ("sgd:lr", config.ConfigError, "expected key=value"),
         ("sgd:schedule=cosin", config.ConfigError, "did you mean cosine"),
         ("sgd:schedule=cosine,schedule.dip=3", config.ConfigError, "did you mean dips"),
@@ -116,3 +121,20 @@ def test_errors_say_what_is_wrong(text, error, match):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(weights.CheckpointError, match="none.safetensors: no such file"):
         one(str(tmp_path / "none.safetensors"))
+
+
+def test_a_contender_with_batches_of_its_own_meets_the_same_members(tmp_path):
+    entry = config.entry("tasks", {"name": "image_mlp", "dataset": "wine", "hidden": [], "batch_size": 8}, "test")
+    problem = evaluation._problem("wine", sweeps.Point(entry.model_dump(), 4))
+    texts = ["sgd:lr=0.1", "sgd:lr=0.1,batch_size=8", "sgd:lr=0.1,batch_size=1", "sgd:lr=0.1,batch_size=full"]
+    entrants = contenders.contenders(texts, 1)[:4]
+    assert [contender.batch_size for contender in entrants] == [None, 8, 1, "full"]
+    data = problem.task.data()
+    assert problem.with_batch("full").batch({}, data, jax.random.key(0), "train")["y"].shape == data["train"]["y"].shape
+    found = compare([problem], entrants, seeds=2, cache=Cache(tmp_path, None), progress=lambda *x: None)
+    curves = {name: search.runs.smooth for name, search in found.searches["wine"].items()}
+    same, own, one, full = (curves[contender.name] for contender in entrants)
+    np.testing.assert_array_equal(same, own)
+    assert not np.any(one == same) and not np.any(full == same)
+    # Loss before any update, of the same model: on one row, on 8 and on 142; a logarithm of 3 classes, and a bit
+    assert all(0.1 < loss < 5 for curve in (one, full, same) for loss in curve[..., 0].ravel())

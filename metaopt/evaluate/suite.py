@@ -24,6 +24,7 @@ from metaopt.evaluate.trials import Cache, Search
 from metaopt.types import LearnedOptimizer, PyTree, Task
 
 WORKERS = min(8, os.cpu_count() or 1)  # tasks compiled at the same time, each on a core; what runs has all cores
+FULL = "full"  # a batch size: as many rows as there are
 BATCH = 8  # tasks whose programs are held at the same time
 
 
@@ -37,6 +38,7 @@ class Contender(NamedTuple):
     thetas: PyTree  # leading axis [trials]
     values: dict[str, np.ndarray]  # the candidates' hyper-parameters as people read them, [trials]
     identity: dict[str, Any]  # JSON: what candidate i is, for every i; "optimizer" names the update rule
+    batch_size: int | str | None = None  # of its minibatches, or FULL; None: the task's
 
     @property
     def trials(self) -> int:
@@ -51,6 +53,7 @@ class Problem(NamedTuple):
     entry: dict[str, Any]  # JSON: what the task is
     steps: int
     told: int | None = None  # the horizon that optimizers are told; None: the steps
+    with_batch: Callable[[int | str], Task] | None = None  # the task with another batch size; None: it has no batches
 
 
 class Found(NamedTuple):
@@ -113,13 +116,21 @@ def _compiled(batch: Sequence[tuple[Problem, list[Missing]]], seeds: int) -> lis
 
     def programs(problem: Problem, wanted: Sequence[Missing]) -> list[Callable[[], Search]]:
         problems = prepare(problem.task, problem.task.data(), steps=problem.steps, seeds=seeds)
-        return [_program(problem, problems, contender) for contender, _ in wanted]
+        return [_program(problem, _rebatched(problem, problems, contender), contender) for contender, _ in wanted]
 
     with ThreadPoolExecutor(WORKERS) as pool:
         try:
             return list(pool.map(lambda pair: programs(*pair), batch))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _rebatched(problem: Problem, problems: Problems, contender: Contender) -> Problems:
+    """The same members and initial parameters, with the contender's own batch size if it has one."""
+    size = contender.batch_size
+    if size is None or problem.with_batch is None:
+        return problems
+    return problems._replace(task=problem.with_batch(size))
 
 
 def _program(problem: Problem, problems: Problems, contender: Contender) -> Callable[[], Search]:

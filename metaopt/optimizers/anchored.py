@@ -22,8 +22,8 @@ where A + L is small D shrinks with it: no more than tenfold is a rest of noise 
 mostly within +-1. A coordinate without gradients (v = 0, a row of an embedding that is not in use) never moves. All
 inputs are relative: other units of the loss or of the parameters do not change the rule, for gradients from 1e-6 to
 1e8, losses that differ by 1e-8 at least, and models of an RMS from 0.01, as which one that starts at zero counts.
-Log t, log T and log n come as tanh, so that longer runs and larger models than those of meta-training are about like the
-longest and largest there.
+Log t, log T and log n come as tanh, so that longer runs and larger models than those of meta-training are about like
+the longest and largest there.
 
 A fresh theta is about the hand-designed rule L = 0, c = 0 with a peak of 0.02 and 5 % warm-up: the last layers are a
 tenth of the usual size, which leaves some ten percent of noise.
