@@ -246,9 +246,11 @@ def test_random_trials_give_the_worth_of_a_run(tmp_path):
     rates = np.geomspace(1e-3, 1e-1, 20)  # of a smooth problem: the higher, the better
     random = contender("nadamw8p@20", optax.sgd, rates)
     random = random._replace(identity={**random.identity, "space": "nadamw8p"})
+    few = random._replace(name="nadamw8p@10", thetas=thetas(rates[:10]), values={"learning_rate": rates[:10]})
     run = contender("sgd", optax.sgd, [rates[-5] * 1.01])
-    result = evaluated(tmp_path, [("q", quadratic(noise=0.0))], random, run, steps=40)
+    result = evaluated(tmp_path, [("q", quadratic(noise=0.0))], few, random, run, steps=40)
     assert result["worth"]["q"]["sgd"] == 4  # four of twenty are as good: log(1/2) / log(0.8) = 3.1 draws
+    assert result["tuned"]["q"][few.name]["learning_rate"] == pytest.approx(rates[9], rel=1e-5)
 
 
 def test_an_optimizer_that_cannot_work_on_a_task_is_named(tmp_path):
