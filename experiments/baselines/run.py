@@ -2,10 +2,9 @@
 
     python experiments/baselines/run.py
 
-evaluates all of them at 1,000 steps with three seeds, writes curves, results.json and report.html to a folder, the
-ranking to table.md beside this file, and packs the curves into metaopt/evaluate/heldout_small.zip, where `metaopt eval`
-finds them. To be run again whenever `metaopt.evaluate.trials.VERSION` is raised. Interrupted, it goes on where it
-stopped.
+evaluates all of them at 1,000 steps with three seeds, writes curves, results.json and report.html to a folder, prints
+the ranking, and packs the curves into metaopt/evaluate/heldout_small.zip, where `metaopt eval` finds them. To be run
+again whenever `metaopt.evaluate.trials.VERSION` is raised. Interrupted, it goes on where it stopped.
 """
 
 import json
@@ -20,7 +19,6 @@ from metaopt.evaluate.report import write_report
 from metaopt.evaluate.summary import standings
 from metaopt.evaluate.trials import SHIPPED, Cache, ship
 
-HERE = Path(__file__).parent
 NAMES = (
     "sgd",
     "momentum",
@@ -54,7 +52,6 @@ def main(
     (out / "results.json").write_text(json.dumps(found), encoding="utf-8")
     write_report(out)
     ship(sorted(out.glob("*.npz")), SHIPPED)
-    (HERE / "table.md").write_text(table(found), encoding="utf-8")
     print(table(found))
 
 

@@ -5,7 +5,7 @@ arXiv 2009.11243, appendix: learned optimizers against 1, 10, 100 and 1,000 tria
 
 compares the weights (a name, a file or a run folder; without an argument those beside this file) on `heldout_small`
 with the best of the first 1, 10, 100 and 1,000 random draws of the space nadamw8p on each task, and of the first 1, 10
-and 100 of the ordered list. Writes results.json, table.md and worth.png beside this file. Interrupted, it goes on where
+and 100 of the ordered list. Prints the table, writes results.json and worth.png beside this file. Interrupted, it goes on where
 it stopped.
 """
 
@@ -52,7 +52,6 @@ def main(
     rows = [row(task, searches, [c.name for c in largest]) for task, searches in found.searches.items()]
     content = {"weights": Path(weights).name, "steps": STEPS, "seeds": SEEDS, "rows": rows, "skipped": found.skipped}
     (HERE / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (HERE / "table.md").write_text(table(rows), encoding="utf-8")
     draw(rows).savefig(HERE / "worth.png", dpi=90)
     print(table(rows))
 
