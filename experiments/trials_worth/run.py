@@ -5,8 +5,8 @@ arXiv 2009.11243, appendix: learned optimizers against 1, 10, 100 and 1,000 tria
 
 compares the weights (a name, a file or a run folder; without an argument those beside this file) on `heldout_small`
 with the best of the first 1, 10, 100 and 1,000 random draws of the space nadamw8p on each task, and of the first 1, 10
-and 100 of the ordered list. Prints the table, writes results.json and worth.png beside this file. Interrupted, it goes on where
-it stopped.
+and 100 of the ordered list. Prints the table, writes results.json and worth.png beside this file. Interrupted, it goes
+on where it stopped.
 """
 
 import json
