@@ -48,7 +48,7 @@ from metaopt import schedules
 from metaopt.optimizers import _features as F
 from metaopt.optimizers import _hypernet as H
 from metaopt.optimizers import _nets
-from metaopt.optimizers._blocks import Block, assemble, blocks_of
+from metaopt.optimizers._blocks import VECTOR, Block, assemble, blocks_of
 from metaopt.optimizers._cells import init_linear, linear
 from metaopt.types import LearnedOptimizer, PyTree
 
@@ -141,14 +141,14 @@ def anchored(
         anchor = _anchor(theta["anchor"], num_steps)
 
         def init_fn(params):
-            blocks = blocks_of(params)
+            blocks = blocks_of(params, VECTOR)
             losses = H.Losses(jnp.zeros(H.AVERAGES), jnp.full(H.AVERAGES, np.finfo(np.float32).max))
             m = [tuple(jnp.zeros(block.shape) for _ in decays) for block in blocks]
             return AnchoredState(jnp.zeros((), jnp.int32), losses, m, [jnp.zeros(block.shape) for block in blocks])
 
         def update_fn(grads, state, params=None, *, value, **extra):
             del extra
-            blocks, leaves = blocks_of(params), (jax.tree.leaves(grads), jax.tree.leaves(params))
+            blocks, leaves = blocks_of(params, VECTOR), (jax.tree.leaves(grads), jax.tree.leaves(params))
             if not blocks:  # a model without numbers
                 return assemble(blocks, [], params), state
             losses, trends = H.follow(state.losses, state.step, num_steps, value)
