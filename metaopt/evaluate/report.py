@@ -134,10 +134,11 @@ def _evaluation_failures(results: Mapping[str, Any]) -> list[str]:
     found += [
         item for axis, sweep in sweeps.items() for item in _failed(sweep["rows"], f" in the sweep over {escape(axis)}")
     ]
-    found += [f"<b>{escape(task)}</b> was skipped: {escape(why)}" for task, why in results.get("skipped", {}).items()]
+    skipped = summary.by_reason(results.get("skipped", {}))
+    found += [f"skipped <b>{escape(tasks)}</b>: {escape(why)}" for tasks, why in skipped.items()]
     for axis, sweep in sweeps.items():
-        skipped = "; ".join(f"{escape(task)}: {escape(why)}" for task, why in sweep["skipped"].items())
-        found += [f"left out of the sweep over {escape(axis)}: {skipped}"] if skipped else []
+        out = "; ".join(f"{escape(tasks)}: {escape(why)}" for tasks, why in summary.by_reason(sweep["skipped"]).items())
+        found += [f"left out of the sweep over {escape(axis)}: {out}"] if out else []
     return found
 
 

@@ -201,6 +201,14 @@ def failures(rows: Iterable[Row]) -> dict[str, dict[str, Cell]]:
     return dict(sorted(found.items(), key=lambda item: -sum(cell.diverged for cell in item[1].values())))
 
 
+def by_reason(skipped: Mapping[str, str]) -> dict[str, str]:
+    """{tasks that were skipped for the same reason, joined: the reason}."""
+    reasons: dict[str, list[str]] = {}
+    for task, why in skipped.items():
+        reasons.setdefault(why, []).append(task)
+    return {", ".join(tasks): why for why, tasks in reasons.items()}
+
+
 def summarize(rows: Sequence[Row], optimizer: str = "learned", reference: str = REFERENCE) -> dict[str, Any]:
     """The verdict on one contender, as plain JSON.
 

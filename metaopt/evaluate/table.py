@@ -24,7 +24,7 @@ def table(results: Mapping[str, Any]) -> Group:
     for name, failed in summary.failures(rows).items():
         where = ", ".join(f"{task} {cell.diverged}/{cell.runs}" for task, cell in failed.items())
         parts.append(f"[red]failed[/] {escape(name)}: {escape(where)}")
-    parts += [f"[yellow]skipped[/] {escape(task)}: {escape(why)}" for task, why in results["skipped"].items()]
+    parts += [f"[yellow]skipped[/] {escape(t)}: {escape(w)}" for t, w in summary.by_reason(results["skipped"]).items()]
     parts += [escape(verdict(rows, name, reference)) for name in summary.challengers(rows, reference)]
     return Group(*parts)
 

@@ -115,7 +115,7 @@ def test_failures_come_first(evaluated):
         "<b>sgd:lr=0.1</b> failed in 2 of 30 runs: image_vae(dataset=digits) (1 of 3), normalizing_flow (1 of 3)",
         "<b>prodigy</b> failed in 1 of 30 runs: rnn_lm(cell=gru) (1 of 3)",
         "<b>sgd:lr=0.1</b> failed in 5 of 60 runs in the sweep over horizon",
-        "<b>image_resnet(dataset=cifar10)</b> was skipped",
+        "skipped <b>image_resnet(dataset=cifar10)</b>: ",
         "left out of the sweep over width: two_moons: has no such axis",
     ):
         assert 0 < html.index(item) < end

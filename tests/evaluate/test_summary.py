@@ -9,7 +9,7 @@ from rich.console import Console
 from metaopt.evaluate import summary
 from metaopt.evaluate.baselines import REFERENCE, USUAL
 from metaopt.evaluate.statistics import Interval
-from metaopt.evaluate.summary import cells, standings, summarize
+from metaopt.evaluate.summary import by_reason, cells, standings, summarize
 from metaopt.evaluate.table import table, verdict
 from tests.evaluate.fake_results import CONTENDERS, results
 
@@ -143,3 +143,7 @@ def test_a_copy_of_the_reference_ties_with_it():
     assert found["copy"] == found[REFERENCE]._replace(name="copy")
     assert found["copy"].improvement == (0.5, 0.5, 0.5) and found["copy"].below_reference == 0
     assert summary.judgement(found["copy"].iqm) == "not told apart"
+
+
+def test_a_reason_is_said_once():
+    assert by_reason({"a": "no data", "b": "no axis", "c": "no data"}) == {"a, c": "no data", "b": "no axis"}
