@@ -5,7 +5,8 @@ For each tensor p of n numbers, with bias-corrected momenta m_b of the gradient 
 first of `momenta`, r = 1/sqrt(v + 1e-8 mean(v)), means and RMS over the tensor:
 
     A = m_b1 r                                                    Adam's direction
-    L = clip(step_mult · d · e(exp_mult · a), +-3) · v r^2        the learned one, (d, a) = network(x) a coordinate
+    L = clip(step_mult · d · e(exp_mult · a), +-reach) · v r^2 · RMS(m_b1)/sqrt(mean v)     the learned one,
+                                                                  (d, a) = network(x) a coordinate
     D = (A + L) / sqrt(mean((A + L)^2) + 0.1^2)
     p <- p - scale · anchor(t) · bound^tanh(c) · D
     scale = max(RMS(p), S/2),  S = max(RMS over the whole model, 0.01)
@@ -18,12 +19,14 @@ RMS(m_b)^2/mean v of each m_b (signal to noise), log RMS(g)^2/mean v, log RMS(p)
 
 Why a stranger is safe with it. The learned schedule stays within 1/bound and bound of the anchor, and nothing in it
 accumulates, so it neither collapses nor explodes. RMS(D) < 1, so RMS(step) < scale · anchor · bound for any theta, and
-where A + L is small D shrinks with it: no more than tenfold is a rest of noise amplified. L is within +-3, where A is
-mostly within +-1. A coordinate without gradients (v = 0, a row of an embedding that is not in use) never moves. All
+where A + L is small D shrinks with it: no more than tenfold is a rest of noise amplified. |L| <= reach · RMS(A), as far
+as coordinates of a tensor have a like v, so that with a reach of one D is not opposed to A; without the last factor L
+would be alone in command where gradients are noise, A small, and runs diverge beyond the horizons of meta-training. A
+coordinate without gradients (v = 0, a row of an embedding that is not in use) never moves. All
 inputs are relative: other units of the loss or of the parameters do not change the rule, for gradients from 1e-6 to
 1e8, losses that differ by 1e-8 at least, and models of an RMS from 0.01, as which one that starts at zero counts.
-Log t, log T and log n come as tanh, so that longer runs and larger models than those of meta-training are about like
-the longest and largest there.
+Log t, log T and log n come as tanh, nearly one from a thousand steps and some thousand coordinates on: longer runs and
+larger models than those of meta-training are about like the longest and largest there.
 
 A fresh theta is about the hand-designed rule L = 0, c = 0 with a peak of 0.02 and 5 % warm-up: the last layers are a
 tenth of the usual size, which leaves some ten percent of noise.
@@ -57,7 +60,7 @@ DIRECTIONS = ("steered", "learned", "adam")
 V_DECAY = np.float32(0.999)
 PEAK, WARMUP, MOST_WARMUP, END = 0.02, 0.05, 0.5, 0.01  # of the anchor
 SHARE, SMALLEST = 0.5, 0.01  # of the model's RMS, in scale; of S
-REACH, REST, EPS = 3.0, 0.1, 1e-8  # the bounds of L; what is added to RMS(A + L); of mean(v), what is added to v
+REST, EPS = 0.1, 1e-8  # what is added to RMS(A + L); of mean(v), what is added to v
 TINY = 1e-24  # added to means of squares; derivatives of the inverse root, 1e36, stay finite
 STATIC = 7 + H.AVERAGES - 1  # inputs of the network a tensor beside one a momentum
 
@@ -76,6 +79,7 @@ def anchored(
     step_mult: float = 1.0,
     exp_mult: float = 1.0,
     bound: float = 10.0,
+    reach: float = 1.0,
     momenta: tuple[float, ...] = (0.9, 0.99),
     features: tuple[Literal["gradient", "parameter", "momenta", "ratios"], ...] = (
         "gradient",
@@ -90,6 +94,7 @@ def anchored(
 
     tensor_hidden: width of the network a tensor, which has one hidden layer
     bound: the factor by which the learned schedule may be above or below the anchor
+    reach: how large the learned direction may be at a coordinate, over the root mean square of Adam's
     momenta: decays; the first is that of Adam's direction
     features: inputs of the network a coordinate; ratios are momenta over the root of the second moment
     direction: steered is Adam's and the learned one, with biases from the network a tensor; learned the same without
@@ -118,9 +123,9 @@ def anchored(
             }
         return theta
 
-    def head(d, a, adam, alive):
+    def head(d, a, adam, room):
         y = step_mult * d * jax.lax.integer_pow(jnp.clip(1 + exp_mult / 8 * a, 0.0, 2.0), 8)
-        return adam + alive * jnp.clip(y, -REACH, REACH)
+        return adam + room * jnp.clip(y, -reach, reach)
 
     def along(layers, groups, shape, *others):
         return head(*_nets.network(layers, groups, shape), *others)
@@ -135,7 +140,7 @@ def anchored(
         biases = b[:, None] + steer if steering else jnp.tile(b[:, None], scales.shape[1])
         layers = [[(w * scale[:, None], bias), *rest] for scale, bias in zip(scales.T, biases.T, strict=True)]
         groups = [x[None] for kind in features for x in seen.inputs[kind]]
-        return _nets.map_tensors(along, layers, groups, block, (seen.adam, seen.alive))
+        return _nets.map_tensors(along, layers, groups, block, (seen.adam, seen.room))
 
     def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
         anchor = _anchor(theta["anchor"], num_steps)
@@ -180,7 +185,7 @@ class Seen(NamedTuple):
 
     inputs: dict[str, tuple[jax.Array, ...]]  # x by kind, not divided by its RMS
     adam: jax.Array  # A
-    alive: jax.Array  # v r^2
+    room: jax.Array  # v r^2 RMS(m_b1)/sqrt(mean v), which L is multiplied by
 
 
 def _look(decays, corrections, grads, params, block: Block, m, v):
@@ -200,9 +205,10 @@ def _look(decays, corrections, grads, params, block: Block, m, v):
         "v": block.means(v[None]),
     }
     r = jax.lax.rsqrt(v + block.broadcast(EPS * means["v"] + TINY)[0])
-    adam = corrections[0][0] * jax.lax.rsqrt(corrections[1]) * m[0] * r
+    of_adam = corrections[0][0] * jax.lax.rsqrt(corrections[1])
+    noise = of_adam * jnp.sqrt(TINY + means["momenta"][:1] / (TINY + means["v"]))  # about RMS(A)
     inputs = {"gradient": (g,), "parameter": (p,), "momenta": m, "ratios": tuple(x * r for x in m)}
-    return Seen(inputs, adam, v * r * r), means, m, v
+    return Seen(inputs, of_adam * m[0] * r, v * r * r * block.broadcast(noise)[0]), means, m, v
 
 
 def _anchor(theta: PyTree, num_steps: jax.Array | int) -> optax.Schedule:
@@ -221,7 +227,7 @@ def _time(step: jax.Array, num_steps: jax.Array | int) -> jax.Array:
     """[3]"""
     horizon = jnp.asarray(num_steps, jnp.float32)
     t = jnp.minimum(step, horizon)
-    return jnp.stack([t / horizon, jnp.tanh(jnp.log1p(t) / 2 - 2), jnp.tanh(jnp.log(horizon) / 2 - 3)])
+    return jnp.stack([t / horizon, jnp.tanh((jnp.log1p(t) - 3) / 1.5), jnp.tanh((jnp.log(horizon) - 5) / 1.5)])
 
 
 def _tensor_inputs(blocks: Sequence[Block], shared, corrections, means, relative) -> jax.Array:
@@ -230,7 +236,7 @@ def _tensor_inputs(blocks: Sequence[Block], shared, corrections, means, relative
     power = of_v * means["v"] + TINY
     signal = means["momenta"] * jnp.square(of_m)[:, None] / power
     varying = F.clip_log_abs(jnp.concatenate([signal, means["gradient"] / power, relative]), 10.0, 0.5)
-    sizes = np.tanh(np.log(_sizes(blocks)) / 3 - 2)
+    sizes = np.tanh((np.log(_sizes(blocks)) - 5) / 2)
     vector = np.array([[1.0 if len(shape) < 2 else -1.0 for block in blocks for shape in block.shapes]], np.float32)
     return jnp.concatenate([jnp.tile(shared[:, None], vector.size), varying, sizes, vector])
 

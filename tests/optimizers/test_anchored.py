@@ -44,7 +44,7 @@ class Tensor:
         self.b, self.m, self.v, self.t = np.float64(np.float32(momenta)), 0.0, 0.0, 0
 
     def look(self, g, p, model):
-        """-> (A, alive, x by kind, the tensor's own inputs)"""
+        """-> (A, what L is multiplied by, x by kind, the tensor's own inputs)"""
         self.t += 1
         self.m, self.v = self.b * self.m + (1 - self.b) * g[..., None], B2 * self.v + (1 - B2) * g**2
         m, v = self.m / (1 - self.b**self.t), self.v / (1 - B2**self.t)
@@ -53,17 +53,22 @@ class Tensor:
         x = {"gradient": g[..., None] / np.sqrt(np.mean(g**2)), "parameter": p[..., None] / np.sqrt(np.mean(p**2))}
         x |= {"momenta": m / np.sqrt(square), "ratios": m * r[..., None] / np.sqrt(square / v.mean())}
         own = [*size(square / v.mean()), size(np.mean(g**2) / v.mean()), size(np.mean(p**2) / model**2)]
-        return m[..., 0] * r, v * r**2, x, [*own, np.tanh(np.log(p.size) / 3 - 2), 1.0 if p.ndim < 2 else -1.0]
+        return (
+            m[..., 0] * r,
+            v * r**2 * np.sqrt(square[0] / v.mean()),
+            x,
+            [*own, np.tanh((np.log(p.size) - 5) / 2), 1.0 if p.ndim < 2 else -1.0],
+        )
 
 
 def equation(theta, grads, losses, params, momenta=(0.9, 0.99), features=KINDS, direction="steered", schedule=True):
     tensors, trends = [Tensor(momenta) for _ in params], Recurrent(ZERO, 1)
     for t, (gs, value) in enumerate(zip(grads, losses, strict=True)):
         x = min(t, HORIZON)
-        time = [x / HORIZON, np.tanh(np.log(1 + x) / 2 - 2), np.tanh(np.log(HORIZON) / 2 - 3)]
+        time = [x / HORIZON, np.tanh((np.log(1 + x) - 3) / 1.5), np.tanh((np.log(HORIZON) - 5) / 1.5)]
         shared, (scale, model), new = np.array([*time, *trends.loss_inputs(value)]), scales(params), []
         for tensor, g, p, s in zip(tensors, gs, params, scale, strict=True):
-            total, alive, kinds, own = tensor.look(g, p, model)
+            total, room, kinds, own = tensor.look(g, p, model)
             c, steer = 0.0, 0.0
             if "tensor" in theta:
                 hidden = np.maximum(linear(theta["tensor"]["hidden"], np.concatenate([shared, own])), 0)
@@ -72,7 +77,7 @@ def equation(theta, grads, losses, params, momenta=(0.9, 0.99), features=KINDS, 
             if direction != "adam":
                 own_network = {**theta["coordinate"], "b0": theta["coordinate"]["b0"] + steer}
                 d, a = np.moveaxis(network(own_network, np.concatenate([kinds[k] for k in features], -1)), -1, 0)
-                total = total + np.clip(d * np.clip(1 + a / 8, 0, 2) ** 8, -3, 3) * alive
+                total = total + np.clip(d * np.clip(1 + a / 8, 0, 2) ** 8, -1, 1) * room
             unit = total / np.sqrt(np.mean(total**2) + 0.1**2)
             new.append(p - s * anchor(theta["anchor"], t, HORIZON) * 10 ** np.tanh(c) * unit)
         params = new
