@@ -1,5 +1,7 @@
 """What is written on the command line, as the contender it stands for."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def test_hand_designed(text, name, kind, trials):
 
 
 def test_a_budget_larger_than_the_rates_takes_them_all():
-    assert one("sgd", trials=1000).trials == 14 and one("nadamw8p", trials=1000).trials == 1000
+    assert names("sgd", trials=1000)[0] == "sgd@14" and one("nadamw8p", trials=1000).trials == 1000
 
 
 def test_the_optimizer_of_a_contender_has_its_hyper_parameters():
@@ -83,8 +85,10 @@ def test_learned(tmp_path):
     folder, file = one(str(tmp_path / "wide")), one(str(tmp_path / "b.safetensors"))
     assert (folder.name, file.name, file.kind, file.trials) == ("wide", "b", "learned", 1)
     assert folder.identity == file.identity and "197" in file.about
-    other = jax.tree.map(lambda x: x + 1, theta)
-    assert contenders.learned("b", file.optimizer, other, entry).identity != file.identity
+    moved = jax.tree.map(lambda x: x + 1, theta)
+    again, other = (contenders.learned("c", file.optimizer, weights, entry) for weights in (theta, moved))
+    known = [json.dumps(contender.identity, sort_keys=True) for contender in (file, again, other)]
+    assert known[0] == known[1] != known[2]
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.tree.map(lambda x: x[0], file.thetas),

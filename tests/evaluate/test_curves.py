@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from metaopt import unroll
-from metaopt.evaluate import curves, metrics, spaces, suite
+from metaopt.evaluate import curves, metrics, spaces, suite, trials
 from metaopt.evaluate.baselines import REFERENCE, USUAL
-from metaopt.evaluate.results import results
+from metaopt.evaluate.results import _worth, results, rows
 from metaopt.evaluate.suite import Contender, Problem, Unsuitable, compare, validate
 from metaopt.evaluate.trials import Cache
 from metaopt.types import LearnedOptimizer
@@ -231,6 +231,38 @@ def test_a_search_is_known_by_all_it_depends_on():
         suite._description(problem, entrant, 3, "another sum"),
     ]
     assert named not in others
+    longer, told = problem._replace(steps=20), problem._replace(told=20)
+    assert suite._description(longer, entrant, 3, "") != suite._description(told, entrant, 3, "")
+
+
+def test_rows_by_hand():
+    """Of two trials the second is better; two seeds, four points of four steps, two validation losses."""
+    smooth = np.array([[[9, 8, 7, 6], [9, 9, 9, 8]], [[9, 1, 3, 2], [9, 4, 3, 4]]], np.float32)
+    runs = metrics.Runs(smooth, smooth.mean(-1), smooth[..., 1:3] + 10)
+    tuned = trials.search(runs, np.nan, 12)
+    alone = trials.search(metrics.Runs(*(x[:1] for x in runs)), 0.5, 8)
+    entrants = [contender(USUAL, rates=[1.0]), contender(REFERENCE, rates=[1.0, 2.0])]
+    found = rows("q", 4, {USUAL: alone, REFERENCE: tuned}, entrants)
+    assert [(row["optimizer"], row["seed"]) for row in found] == [(n, i) for n in (USUAL, REFERENCE) for i in (0, 1)]
+    first, last = found[0], found[3]
+    expected = {"initial_loss": 9, "final_loss": 4, "best_loss": 3, "mean_loss": 5}
+    expected |= {"valid_final": 13, "valid_best": 13, "valid_mean": 13.5, "steps_to_reference": 1}
+    assert {key: last[key] for key in expected} == expected
+    assert (last["state_bytes"], last["seconds_per_step"], last["speedup"]) == (12, None, 1.0)
+    # Six is four sevenths of the way from nine down to two left; the reference never was above it again
+    assert first["normalized_loss"] == pytest.approx(4 / 7, rel=1e-5) and first["steps_to_reference"] is None
+    assert (first["seconds_per_step"], first["state_bytes"], first["diverged"]) == (0.5, 8, False)
+
+
+def test_a_run_is_worth_what_its_mean_over_seeds_is():
+    finals = np.array([[6.0, 4.0], [7.0, 1.0], [8.0, 8.0], [9.0, 1.0]], np.float32)  # means 5, 4, 8, 5
+    smooth = np.stack([np.full_like(finals, 9.0), finals], axis=-1)
+    random = trials.search(metrics.Runs(smooth, finals, smooth), 0.0, 0)
+    run = trials.search(metrics.Runs(*(x[:1] for x in (smooth, finals, smooth))), 0.0, 0)
+    space = contender("nadamw8p@10", rates=np.ones(10))._replace(identity={"space": "nadamw8p"})
+    one = contender("sgd", rates=[1.0])
+    assert _worth({"nadamw8p@10": random, "sgd": run}, [space, one]) == {"sgd": 1.0}  # three of four: one draw
+    assert _worth({"nadamw8p@10": random, "sgd": run}, [space._replace(identity={}), one]) == {}
 
 
 def same(first, second):
