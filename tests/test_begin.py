@@ -35,7 +35,7 @@ RAW = {
 @pytest.fixture(autouse=True)
 def no_reports(monkeypatch):
     """They need no weights, and seconds."""
-    monkeypatch.setattr(build, "report", lambda folder: None)
+    monkeypatch.setattr(commands, "report", lambda folder: None)
 
 
 def parse(**changes) -> config.RunConfig:
