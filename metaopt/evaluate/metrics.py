@@ -101,9 +101,9 @@ def speedup(smooth: np.ndarray, reference: np.ndarray, steps: int) -> float:
 
     With T(curve, L) the `time_to` of a level L:
 
-        T(adam, L_adam) / T(run, L_adam)     when the run gets down to Adam's final loss L_adam
-        T(adam, L_run)  / T(adam, L_adam)    when it does not; below 1: how much of its way Adam needs to get down to
-                                             the final loss L_run of the run
+        T(adam, L_adam) / T(run, L_adam)       when the run gets down to Adam's final loss L_adam
+        T(adam, L_run)  / max(T(run, L_run),   when it does not: in how much less time Adam gets down to the final loss
+                              T(adam, L_adam)) L_run of the run; at most 1, as a run that is stuck early wins nothing
 
     T(adam, L_adam) is the whole run while Adam still improves at the end; where its curve is flat by then it is the
     time at which it went flat, so that nobody is called faster for steps that Adam wasted. A run with Adam's own curve
@@ -120,4 +120,4 @@ def speedup(smooth: np.ndarray, reference: np.ndarray, steps: int) -> float:
     reached = time_to(smooth, target, steps)
     if np.isfinite(reached):
         return whole / reached if np.isfinite(whole) else 1.0
-    return time_to(reference, smooth[-1], steps) / whole
+    return time_to(reference, smooth[-1], steps) / max(whole, time_to(smooth, smooth[-1], steps))

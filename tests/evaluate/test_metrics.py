@@ -94,6 +94,12 @@ def test_speedup_of_a_stuck_run_is_below_one():
     assert speedup(stuck, LINE) == pytest.approx(500 / 974.5, rel=1e-3)
 
 
+def test_a_run_that_takes_to_the_end_for_what_adam_has_at_once_is_slow():
+    adam = np.where(np.arange(STEPS) < 100, 1.0, 0.0)  # off a cliff: all levels are reached at the same time
+    # Windows of 50 steps: Adam's mean is at 0.5 when its window is half over the cliff, the run's at its end
+    assert speedup(np.linspace(1.0, 0.5, STEPS), adam) == pytest.approx(100 / 974.5, rel=0.02)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 2.0])
 def test_speedup_of_a_diverged_run_is_zero_and_against_one_is_finite(bad):
     losses = LINE.copy()
