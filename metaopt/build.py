@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -13,11 +12,10 @@ from metaopt import config as configs
 from metaopt import data, schedules, sharding, tasks, train
 from metaopt import outer as outers
 from metaopt.begin import keyed
-from metaopt.data import cache
 from metaopt.entry import Entry
 from metaopt.estimators import ESTIMATORS, HORIZONS, OUTER_LOSSES
+from metaopt.evaluate.suite import digest
 from metaopt.optimizers import make
-from metaopt.tasks.suites import SUITES
 from metaopt.train import RunError
 from metaopt.types import Estimator, LearnedOptimizer, PyTree, Task
 
@@ -88,9 +86,8 @@ def origins(entries: Iterable[Entry], members: Sequence[train.Family]) -> dict[s
     for entry, member in zip(entries, members, strict=True):
         name = _dataset(entry)
         splits = member.data if name is None else data.load(name)
-        arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(splits)}
-        if arrays:
-            found[member.name] = {"dataset": name, "sha256": cache.digest(arrays), "synthetic": name in data.SYNTHETIC}
+        if jax.tree.leaves(splits):
+            found[member.name] = {"dataset": name, "sha256": digest(splits), "synthetic": name in data.SYNTHETIC}
     return found
 
 
@@ -122,12 +119,6 @@ def _label(entry: Entry) -> str:
         elif key == "dataset" or _plain(value) != _plain(defaults[key].default):
             parts.append(_plain(value) if key == "dataset" else f"{key}={_plain(value)}")
     return "-".join(parts) + base
-
-
-def suite(name: str) -> list[tuple[str, Task]]:
-    """The (label, task) pairs of a suite. Raises KeyError for an unknown name."""
-    entries = [Entry(**entry) for entry in SUITES[name]]
-    return [(label, task(entry, f"suite {name}")) for label, entry in zip(labels(entries), entries, strict=True)]
 
 
 def _make(key: str, name: str, factory: Any, /, *args: Any, **kwargs: Any) -> Any:

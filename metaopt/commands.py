@@ -89,7 +89,7 @@ def import_weights(file: str | Path, entry: Entry, out: str | Path, force: bool 
 
 
 def report(folder: str | Path) -> None:
-    """Writes report.html and curves.png of a run folder. Raises RunError when there is no run in it."""
+    """Writes the report of the folder of a run or an evaluation. Raises RunError when there is neither in it."""
     try:
         write_report(folder)
     except FileNotFoundError as error:
@@ -148,13 +148,13 @@ def _validation(
     if config.valid is None:
         return None
     members = []
-    for label, member in build.suite(config.valid.suite):
+    for problem in evaluation.problems(config.valid.suite, config.valid.steps):
         try:
-            member.data()
+            problem.task.data()
         except DataError as error:
-            console.print(f"validation leaves out {label}: {error}", soft_wrap=True)
+            console.print(f"validation leaves out {problem.label}: {error}", soft_wrap=True)
         else:
-            members.append(member)
+            members.append(problem.task)
     if not members:
         raise RunError(f"valid.suite: this machine has the data of no task in {config.valid.suite}")
     return validate(members, learned, steps=config.valid.steps, seeds=config.valid.seeds)

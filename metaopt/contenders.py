@@ -19,12 +19,10 @@ import jax
 import numpy as np
 
 from metaopt import build, config, weights
-from metaopt.checkpoint import named_leaves
-from metaopt.data.cache import digest
 from metaopt.entry import Entry, nearest
 from metaopt.evaluate import spaces
 from metaopt.evaluate.baselines import REFERENCE, USUAL
-from metaopt.evaluate.suite import FULL, Contender
+from metaopt.evaluate.suite import FULL, Contender, digest
 from metaopt.optimizers._values import theta_of
 from metaopt.overrides import BadOverride, apply
 from metaopt.train import RunError
@@ -54,9 +52,8 @@ def contenders(texts: Sequence[str], trials: int) -> list[Contender]:
 
 def learned(name: str, optimizer: LearnedOptimizer, theta: PyTree, entry: dict[str, Any]) -> Contender:
     """A learned optimizer with its weights; `entry` is that of its architecture."""
-    arrays = {path: np.asarray(leaf) for path, leaf in named_leaves(theta)}
-    about = f"{entry['name']}, {sum(x.size for x in arrays.values()):,} learned numbers"
-    identity = {"optimizer": entry, "theta": digest(arrays)}
+    about = f"{entry['name']}, {sum(np.size(x) for x in jax.tree.leaves(theta)):,} learned numbers"
+    identity = {"optimizer": entry, "theta": digest(theta)}
     return Contender(
         name, "learned", about, optimizer, jax.tree.map(lambda x: np.asarray(x)[None], theta), {}, identity
     )

@@ -61,7 +61,10 @@ def unroll(
         noise_key = jax.random.fold_in(inner.key, 2 * t + 1)
         (loss, _), grads = value_and_grad(inner.cfg, params, batch, noise_key)
         told, grads = jax.lax.stop_gradient((loss, grads)) if first_order else (loss, grads)
-        value_fn = lambda p: task.loss(inner.cfg, p, batch, noise_key)[0]  # noqa: E731
+
+        def value_fn(p):
+            return task.loss(inner.cfg, p, batch, noise_key)[0]
+
         updates, opt_state = tx.update(grads, opt_state, params, value=told, grad=grads, value_fn=value_fn)
         value = loss if measure is None else measure(params, t)
         return (optax.apply_updates(params, updates), opt_state, t + 1), value

@@ -33,7 +33,7 @@ def test_where_the_data_of_a_run_are_from(tmp_path, monkeypatch):
     splits = data.load("wine")
     for split, key in sorted((name, key) for name in splits for key in splits[name]):
         x = splits[split][key]
-        total.update(f"['{split}']['{key}'] {x.dtype.str} {x.shape}\n".encode() + x.tobytes())
+        total.update(f"{split}/{key} {x.dtype.str} {x.shape}\n".encode() + x.tobytes())
     assert list(found.values())[:2] == [{"dataset": "wine", "sha256": total.hexdigest(), "synthetic": False}] * 2
     assert [(x["dataset"], x["synthetic"]) for x in found.values()] == [
         *(("wine", False), ("wine", False), ("synthetic_images", True), (None, False))

@@ -43,7 +43,7 @@ class Standing(NamedTuple):
     tasks: int
     diverged: int
     runs: int
-    seconds: float | None  # per step over the reference's, median over tasks
+    seconds: float | None  # per step over those of Adam at 1e-3 (the reference is many runs), median over tasks
     state: float | None  # bytes of state over the reference's, median over tasks
     state_bytes: float | None  # on the task where they are the most
 
