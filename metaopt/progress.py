@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
     families: dict[str, tuple[float, float]]  # name -> (mean meta-loss, diverged inner runs)
     rate: float | None  # inner steps per second; None when compiling was part of it
     score: float | None  # of the last validation
-    alone: dict[str, float] = {}  # inner steps per second of a family without the others, where there are several
+    alone: dict[str, float | None] = {}  # inner steps/s without the other families, where there are any
 
 
 @contextmanager
@@ -57,9 +57,13 @@ def _table(chunk: Chunk) -> Table:
     if chunk.alone:
         table.add_column("inner steps/s, alone", justify="right")
     for name, (loss, diverged) in chunk.families.items():
-        alone = [f"{chunk.alone[name]:,.0f}"] if chunk.alone else []
+        alone = [_rate(chunk.alone[name])] if chunk.alone else []
         table.add_row(name, f"{loss:.4f}", f"{diverged:.0f}", *alone)
     return table
+
+
+def _rate(rate: float | None) -> str:
+    return "too many to time" if rate is None else f"{rate:,.0f}"
 
 
 @contextmanager
@@ -70,7 +74,7 @@ def _lines(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk
     def show(chunk: Chunk) -> None:
         nonlocal printed, told
         if chunk.alone and not told:
-            rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in chunk.alone.items())
+            rates = ", ".join(f"{name} {_rate(rate)}" for name, rate in chunk.alone.items())
             console.print(f"inner steps/s of each family alone: {rates}", soft_wrap=True)
             told = True
         now = time.monotonic()

@@ -69,7 +69,7 @@ class Progress(NamedTuple):
     best_score: float | None = None
     score: float | None = None  # the last
     seconds: float = 0.0  # over all starts
-    throughput: dict[str, float] | None = None  # inner steps per second of each family alone, at the last start
+    throughput: dict[str, float | None] | None = None  # inner steps per second of each family alone, at the last start
 
 
 class Interrupted(SystemExit):
@@ -202,7 +202,7 @@ def _loop(
     return state, progress
 
 
-def _throughput(plan: Plan, length: int) -> dict[str, float]:
+def _throughput(plan: Plan, length: int) -> dict[str, float | None]:
     """By the program that trains, from a state of its own."""
     rates = throughput(plan.step, _fresh(plan), plan.data, length, list(plan.families.values()))
     return dict(zip(plan.families, rates, strict=True))

@@ -132,11 +132,12 @@ def _optional(estimate: Callable, active: jax.Array) -> Callable:
 
 def throughput(
     step: Step, state: TrainState, data: Sequence[PyTree], length: int, inner_steps: Sequence[int]
-) -> list[float]:
+) -> list[float | None]:
     """Inner steps per second of each family alone, by calls of `step` with the `length` it was compiled for.
 
     The time of a call in which one family takes `TIMED` outer steps, less that of a call in which none takes any. The
-    outer optimizer's time is so left out. `state` is used up. inner_steps: of an outer step, per family.
+    outer optimizer's time is so left out. None where the difference is within that of two idle calls. `state` is used
+    up. inner_steps: of an outer step, per family.
     """
     timed = min(length, TIMED)
 
@@ -149,8 +150,9 @@ def throughput(
         jax.block_until_ready(metrics)
         return time.perf_counter() - began
 
-    idle = min(seconds(), seconds())
-    return [round(timed * steps / max(seconds(i) - idle, 1e-9), 1) for i, steps in enumerate(inner_steps)]
+    idle, again = sorted((seconds(), seconds()))
+    spent = [seconds(i) - idle for i in range(len(inner_steps))]
+    return [round(timed * n / s, 1) if s > again - idle else None for n, s in zip(inner_steps, spent, strict=True)]
 
 
 def first_theta(optimizer: LearnedOptimizer, key: jax.Array, families: int) -> PyTree:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 from metaopt import build, config, train
@@ -39,4 +38,4 @@ def test_an_outer_step():
     assert all(0 < metrics[f"{family.name}/meta_loss"][0] < 10 for family in families)
     assert metrics["grad_norm"][0] > 0 and metrics["skipped"][0] == 0
     rates = train.throughput(step, state, data, 1, [family.estimator.inner_steps for family in families])
-    assert len(rates) == len(families) and np.isfinite(rates).all()
+    assert len(rates) == len(families) and all(rate is None or rate > 0 for rate in rates)

@@ -116,6 +116,20 @@ def test_throughput_of_each_family_alone(monkeypatch):
     assert set(lengths) == {5}
 
 
+def test_a_family_too_quick_to_time():
+    """Where a family takes no longer than idle calls differ, a rate would be noise."""
+    families, calls, clock = [Family("a", bowl(1.0)), Family("b", bowl(2.0))], iter((10, 11, 10.5, 14)), [0.0]
+    init, step = make_train(OPTIMIZER, families, optax.sgd(0.1))
+
+    def timed(*args):
+        clock[0] += next(calls)
+        return step(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.time, "perf_counter", lambda: clock[0])
+        assert train.throughput(timed, init(jax.random.key(0)), (None, None), 5, [7, 8]) == [None, 6.0]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_non_finite_gradient_never_reaches_theta(bad):
     init, step = make_train(OPTIMIZER, [Family("bad", broken(bad)), Family("good", bowl(1.0))], optax.sgd(0.5))

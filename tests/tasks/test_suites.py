@@ -2,9 +2,11 @@
 
 import ast
 import inspect
+from pathlib import Path
 
 import jax
 import pytest
+import yaml
 
 from metaopt import data
 from metaopt.data import DATASETS
@@ -29,16 +31,24 @@ def innermost(entry: dict) -> dict:
     return {"dataset": default and default.default, **entry}
 
 
+def entries_of(suite: str) -> list[dict]:
+    """Of a suite, or of what a config trains on."""
+    if suite in suites.SUITES:
+        return [innermost(entry) for entry in suites.SUITES[suite]]
+    config = yaml.safe_load((Path(__file__).parents[2] / "configs" / suite).read_text(encoding="utf-8"))
+    return [innermost(entry) for entry in config["tasks"]]
+
+
 def families(suite: str) -> set[str]:
-    return {SAME.get(entry["name"], entry["name"]) for entry in map(innermost, suites.SUITES[suite])}
+    return {SAME.get(entry["name"], entry["name"]) for entry in entries_of(suite)}
 
 
 def datasets(suite: str) -> set[str]:
-    return {entry["dataset"] for entry in map(innermost, suites.SUITES[suite])} - {None}
+    return {entry["dataset"] for entry in entries_of(suite)} - {None}
 
 
 @pytest.mark.parametrize("heldout", HELD_OUT)
-@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("seen", [*SEEN, "flagship.yaml", "diverse.yaml"])
 def test_held_out_shares_no_family_and_no_data_set(heldout, seen):
     """So no split of a data set either."""
     assert not families(heldout) & families(seen)
