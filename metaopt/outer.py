@@ -25,7 +25,7 @@ def learned(learning_rate: Transformation, num_steps: int, /, weights: str) -> T
 
     It is told that it makes `num_steps` updates, and these are multiplied by the learning rate. Raises CheckpointError.
     """
-    return optax.chain(load(weights, num_steps), learning_rate)
+    return optax.chain(load(weights, num_steps=num_steps), learning_rate)
 
 
 OUTER: dict[str, Callable[..., Transformation]] = {"learned": learned}

@@ -17,6 +17,7 @@ from metaopt.optimizers import make
 from metaopt.types import LearnedOptimizer, PyTree
 
 PRETRAINED = Path(__file__).parent / "pretrained"
+FLAGSHIP = "anchor-1"  # what `load` without a name gives
 
 
 class Learned(NamedTuple):
@@ -28,10 +29,11 @@ class Learned(NamedTuple):
     path: Path
 
 
-def load(name_or_path: str | Path, num_steps: int) -> optax.GradientTransformationExtraArgs:
+def load(name_or_path: str | Path = FLAGSHIP, *, num_steps: int) -> optax.GradientTransformationExtraArgs:
     """A learned optimizer for a training of `num_steps` steps.
 
-    `name_or_path` is a name that ships with the package, a .safetensors file, or a run folder. Then, as in optax:
+    `name_or_path` is a name that ships with the package, a .safetensors file, or a run folder; without one it is the
+    optimizer that metaopt recommends, about which metaopt/pretrained has a card. Then, as in optax:
 
         state = opt.init(params);    updates, state = opt.update(grads, state, params, value=loss)
 
