@@ -61,7 +61,7 @@ FACTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "celo": (35803, 4.0, ("loss", "horizon")),
     "celo_adam": (35649, 2.0, ("loss", "horizon")),
     "celo2": (329, 4.0, ()),
-    "anchored": (449, 3.0, ("loss", "horizon")),
+    "anchored": (466, 3.0, ("loss", "horizon")),
     "hyper": (1, 2.0, ()),
     "nadamw8p": (10, 2.0, ("horizon",)),
     "adam8p": (8, 2.0, ("horizon",)),

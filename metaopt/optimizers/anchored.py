@@ -1,40 +1,43 @@
-"""Anchored: Adam with relative steps and a bounded, learned departure from it. Made for metaopt, of parts that others
-found to matter; not published elsewhere.
+"""Anchored: Adam in the eigenbasis of the gradients, with relative steps, and a bounded, learned departure from it.
+Made for metaopt, of parts that others found to matter; not published elsewhere.
 
-For each tensor p of n numbers, with bias-corrected momenta m_b of the gradient g and second moment v (.999), b1 the
-first of `momenta`, r = 1/sqrt(v + 1e-8 mean(v)), means and RMS over the tensor:
+Gradient g, momenta and parameters p of each tensor are turned into the eigenbases of its gradients' covariances
+(`_basis`), where sides are short enough. There, for a tensor of n numbers, with bias-corrected momenta m_b of the
+gradient and second moment v (.999), b1 the first of `momenta`, r = 1/sqrt(v + 1e-8 mean(v)), means and RMS over it:
 
     A = m_b1 r                                                    Adam's direction
     L = clip(step_mult · d · e(exp_mult · a), +-reach) · v r^2 · RMS(m_b1)/sqrt(mean v)     the learned one,
                                                                   (d, a) = network(x) a coordinate
-    D = (A + L) / sqrt(mean((A + L)^2) + 0.1^2)
-    p <- p - scale · anchor(t) · bound^tanh(c) · D
+    D = (A + L) / sqrt(mean((A + L)^2) + rest^2),   rest = 0.1 · 30^-tanh(q)
+    p <- p - scale · anchor(t) · bound^tanh(c) · D                D turned back
     scale = max(RMS(p), S/2),  S = max(RMS over the whole model, 0.01)
 
 anchor: a linear warm-up over a learned share of the horizon T (at most half), then a cosine from a learned peak down to
 a hundredth of it. e(y) = (1 + y/8)^8, |y| <= 8, stands for exp(y), which costs as much as the rest of the network.
-x: g, p, m_b, each over its RMS, and m_b r over RMS(m_b)/sqrt(mean v). A network a tensor gives c and what is added to
-the first biases of the network a coordinate. Its inputs: t/T, log t, log T; nine trends of the loss (`_hypernet`); log
-RMS(m_b)^2/mean v of each m_b (signal to noise), log RMS(g)^2/mean v, log RMS(p)^2/S^2, log n; is it a vector.
+x: g, p, m_b, each over its RMS, and m_b r over RMS(m_b)/sqrt(mean v). A network a tensor gives c, q and what is added
+to the first biases of the network a coordinate. Its inputs: t/T, log t, log T; nine trends of the loss (`_hypernet`);
+log RMS(m_b)^2/mean v of each m_b (signal to noise), log RMS(g)^2/mean v, log RMS(p)^2/S^2, log n; is it a vector.
 
 Why a stranger is safe with it. The learned schedule stays within 1/bound and bound of the anchor, and nothing in it
-accumulates, so it neither collapses nor explodes. RMS(D) < 1, so RMS(step) < scale · anchor · bound for any theta, and
-where A + L is small D shrinks with it: no more than tenfold is a rest of noise amplified. |L| <= reach · RMS(A), as far
-as coordinates of a tensor have a like v, so that with a reach of one D is not opposed to A; without the last factor L
-would be alone in command where gradients are noise, A small, and runs diverge beyond the horizons of meta-training. A
-coordinate without gradients (v = 0, a row of an embedding that is not in use) never moves. All
-inputs are relative: other units of the loss or of the parameters do not change the rule, for gradients from 1e-6 to
-1e8, losses that differ by 1e-8 at least, and models of an RMS from 0.01, as which one that starts at zero counts.
-Log t, log T and log n come as tanh, nearly one from a thousand steps and some thousand coordinates on: longer runs and
-larger models than those of meta-training are about like the longest and largest there.
+accumulates, so it neither collapses nor explodes. RMS(D) < 1, so RMS(step) < scale · anchor · bound for any theta.
+Where gradients have shrunk to a fraction of sqrt(v), which is their past, A + L is small, and D with it, if less than
+rest: a fresh theta amplifies a rest of noise tenfold, a trained one three-hundredfold at most, and may so go on at full
+length where a loss without noise tends to zero. |L| <= reach · RMS(A), as far as coordinates of a tensor have a like v,
+so that with a reach of one D is not opposed to A; without the last factor L would be alone in command where gradients
+are noise, A small, and runs diverge beyond the horizons of meta-training. A coordinate without gradients (v = 0, a row
+of an embedding that is not in use) never moves. All inputs are relative: other units of the loss or of the parameters
+do not change the rule, for gradients from 1e-6 to 1e8, losses that differ by 1e-8 at least, and models of an RMS from
+0.01, as which one that starts at zero counts. Log t, log T and log n come as tanh, nearly one from a thousand steps and
+some thousand coordinates on: longer runs and larger models than those of meta-training are about like the longest and
+largest there.
 
-A fresh theta is about the hand-designed rule L = 0, c = 0 with a peak of 0.02 and 5 % warm-up: the last layers are a
-tenth of the usual size, which leaves some ten percent of noise.
+A fresh theta is about the hand-designed rule L = 0, c = q = 0 with a peak of 0.02 and 5 % warm-up: the last layers are
+a tenth of the usual size, which leaves some ten percent of noise.
 
 It uses the loss, as `value`, and the horizon; beyond the horizon, anchor and inputs of time stay as they ended.
-Parts: relative steps, VeLO (Metz et al. 2022, arXiv 2211.09760) and Adafactor (Shazeer & Stern 2018, arXiv 1804.04235);
-a nominal term beside the network, STAR (Harrison et al. 2022, arXiv 2209.11208); unit RMS, Celo2 (Moudgil et al. 2026,
-arXiv 2602.19142).
+Parts: Adam in an eigenbasis, SOAP (Vyas et al. 2024, arXiv 2409.11321); relative steps, VeLO (Metz et al. 2022, arXiv
+2211.09760) and Adafactor (Shazeer & Stern 2018, arXiv 1804.04235); a nominal term beside the network, STAR (Harrison
+et al. 2022, arXiv 2209.11208); unit RMS, Celo2 (Moudgil et al. 2026, arXiv 2602.19142).
 """
 
 import math
@@ -48,9 +51,9 @@ import numpy as np
 import optax
 
 from metaopt import schedules
+from metaopt.optimizers import _basis, _nets
 from metaopt.optimizers import _features as F
 from metaopt.optimizers import _hypernet as H
-from metaopt.optimizers import _nets
 from metaopt.optimizers._blocks import VECTOR, Block, assemble, blocks_of
 from metaopt.optimizers._cells import init_linear, linear
 from metaopt.types import LearnedOptimizer, PyTree
@@ -60,7 +63,7 @@ DIRECTIONS = ("steered", "learned", "adam")
 V_DECAY = np.float32(0.999)
 PEAK, WARMUP, MOST_WARMUP, END = 0.02, 0.05, 0.5, 0.01  # of the anchor
 SHARE, SMALLEST = 0.5, 0.01  # of the model's RMS, in scale; of S
-REST, EPS = 0.1, 1e-8  # what is added to RMS(A + L); of mean(v), what is added to v
+REST, RESTS, EPS = 0.1, 30.0, 1e-8  # rest, and how far from it; of mean(v), what is added to v
 TINY = 1e-24  # added to means of squares; derivatives of the inverse root, 1e36, stay finite
 STATIC = 7 + H.AVERAGES - 1  # inputs of the network a tensor beside one a momentum
 
@@ -68,8 +71,9 @@ STATIC = 7 + H.AVERAGES - 1  # inputs of the network a tensor beside one a momen
 class AnchoredState(NamedTuple):
     step: jax.Array  # i32 scalar
     losses: H.Losses
-    m: list[tuple[jax.Array, ...]]  # per block and decay [*shape] f32, not bias-corrected
-    v: list[jax.Array]  # per block [*shape] f32, not bias-corrected
+    bases: list[_basis.Basis]  # per leaf
+    m: list[tuple[jax.Array, ...]]  # per block and decay [*shape] f32, not bias-corrected, not turned
+    v: list[jax.Array]  # per block [*shape] f32, not bias-corrected, turned
 
 
 def anchored(
@@ -89,8 +93,10 @@ def anchored(
     ),
     direction: Literal["steered", "learned", "adam"] = "steered",
     schedule: bool = True,
+    side: int = 64,
+    every: int = 5,
 ) -> LearnedOptimizer:
-    """The architecture; 449 numbers by default. It uses the loss and the horizon.
+    """The architecture; 466 numbers by default. It uses the loss and the horizon.
 
     tensor_hidden: width of the network a tensor, which has one hidden layer
     bound: the factor by which the learned schedule may be above or below the anchor
@@ -99,15 +105,18 @@ def anchored(
     features: inputs of the network a coordinate; ratios are momenta over the root of the second moment
     direction: steered is Adam's and the learned one, with biases from the network a tensor; learned the same without
       these; adam is Adam's alone
-    schedule: False leaves the anchor as it is, c = 0
+    schedule: False leaves the anchor and rest as they are, c = q = 0
+    side: the longest side of a tensor, as a matrix, that is turned into the eigenbasis; 0 turns none
+    every: steps from one renewal of the bases to the next. It should divide the truncation of a meta-training, so that
+      the runs of a batch renew theirs together
 
-    `value` is asked for in any case. Raises ValueError for a direction or a feature of another name, no momentum, or a
-    bound below one.
+    `value` is asked for in any case. Raises ValueError for a direction or a feature of another name, no momentum, and a
+    bound or steps between renewals below one.
     """
-    _check(momenta, features, direction, bound)
+    _check(momenta, features, direction, bound, every)
     decays = np.array(momenta, np.float32)
     steering = hidden if direction == "steered" else 0
-    outputs = schedule + steering  # of the network a tensor
+    outputs = 2 * schedule + steering  # of the network a tensor
     inputs = sum(len(momenta) if kind in ("momenta", "ratios") else 1 for kind in features)
 
     def init(key: jax.Array) -> PyTree:
@@ -149,7 +158,10 @@ def anchored(
             blocks = blocks_of(params, VECTOR)
             losses = H.Losses(jnp.zeros(H.AVERAGES), jnp.full(H.AVERAGES, np.finfo(np.float32).max))
             m = [tuple(jnp.zeros(block.shape) for _ in decays) for block in blocks]
-            return AnchoredState(jnp.zeros((), jnp.int32), losses, m, [jnp.zeros(block.shape) for block in blocks])
+            bases = [_basis.start(x.shape, side) for x in jax.tree.leaves(params)]
+            return AnchoredState(
+                jnp.zeros((), jnp.int32), losses, bases, m, [jnp.zeros(block.shape) for block in blocks]
+            )
 
         def update_fn(grads, state, params=None, *, value, **extra):
             del extra
@@ -158,22 +170,27 @@ def anchored(
                 return assemble(blocks, [], params), state
             losses, trends = H.follow(state.losses, state.step, num_steps, value)
             corrections = [-1 / jnp.expm1((state.step + 1) * np.log(b)) for b in (decays, V_DECAY)]
-            look = partial(_look, decays, corrections, *leaves)
+            due = state.step % every == 0
+            bases = [_basis.follow(x, F.clean(g), due) for x, g in zip(state.bases, leaves[0], strict=True)]
+            look = partial(_look, bases, decays, corrections, *leaves)
             seen, means, m, v = zip(*map(look, blocks, state.m, state.v), strict=True)
             joined = {kind: jnp.concatenate([x[kind] for x in means], axis=1) for kind in means[0]}
             size, relative = _scales(blocks, joined["parameter"])
-            size, steer = size * anchor(state.step), jnp.zeros((0, size.size))
+            size, rest = size * anchor(state.step), jnp.full_like(size, REST)
+            steer = jnp.zeros((0, size.size))
             if outputs:
                 time = _time(state.step, num_steps)
                 told = _tensor_inputs(blocks, jnp.concatenate([time, trends]), corrections, joined, relative)
                 said = linear(theta["tensor"]["out"], jax.nn.relu(linear(theta["tensor"]["hidden"], told)))
-                size *= jnp.exp(math.log(bound) * jnp.tanh(said[:1])) if schedule else 1.0
+                if schedule:
+                    size *= jnp.exp(math.log(bound) * jnp.tanh(said[:1]))
+                    rest *= jnp.exp(-math.log(RESTS) * jnp.tanh(said[1:2]))
                 steer = said[outputs - steering :]
             ends = np.cumsum([len(block.leaves) for block in blocks])[:-1]
-            sizes, steers = (jnp.split(x, ends, axis=1) for x in (size, steer))
+            sizes, rests, steers = (jnp.split(x, ends, axis=1) for x in (size, rest, steer))
             found = map(partial(directions, theta), blocks, seen, means, steers)
-            steps = [_step(*x) for x in zip(blocks, sizes, found, strict=True)]
-            return assemble(blocks, steps, params), AnchoredState(state.step + 1, losses, list(m), list(v))
+            steps = [_step(bases, *x) for x in zip(blocks, sizes, rests, found, strict=True)]
+            return assemble(blocks, steps, params), AnchoredState(state.step + 1, losses, bases, list(m), list(v))
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -181,14 +198,14 @@ def anchored(
 
 
 class Seen(NamedTuple):
-    """What there is at each coordinate of a block, [*shape] each."""
+    """What there is at each coordinate of a block, turned, [*shape] each."""
 
     inputs: dict[str, tuple[jax.Array, ...]]  # x by kind, not divided by its RMS
     adam: jax.Array  # A
     room: jax.Array  # v r^2 RMS(m_b1)/sqrt(mean v), which L is multiplied by
 
 
-def _look(decays, corrections, grads, params, block: Block, m, v):
+def _look(bases, decays, corrections, grads, params, block: Block, m, v):
     """-> (Seen; means over each tensor of the squares by kind, and of v, [k, tensors]; the new m; the new v)
 
     Means are of arrays that are there anyway, squared: of anything else XLA's reduction on a CPU would want a copy.
@@ -197,18 +214,20 @@ def _look(decays, corrections, grads, params, block: Block, m, v):
     given, p = block.gather(grads), block.gather(params)
     g = F.clean(given)
     # as a difference, for XLA makes .5 m + .5 g a product of a sum, and keeps the sum
-    m, v = tuple(x + (1 - b) * (g - x) for b, x in zip(decays, m, strict=True)), v + (1 - V_DECAY) * (g * g - v)
+    m = tuple(x + (1 - b) * (g - x) for b, x in zip(decays, m, strict=True))
+    g, p, *turned = _basis.turn(bases, block, [g, p, *m])
+    v = v + (1 - V_DECAY) * (g * g - v)
     means = {
         "gradient": jnp.minimum(block.means(jnp.square(given)[None]), F.GRADIENT_LIMIT**2),
         "parameter": block.means(jnp.square(p)[None]),
-        "momenta": jnp.concatenate([block.means(jnp.square(x)[None]) for x in m]),
+        "momenta": jnp.concatenate([block.means(jnp.square(x)[None]) for x in turned]),
         "v": block.means(v[None]),
     }
     r = jax.lax.rsqrt(v + block.broadcast(EPS * means["v"] + TINY)[0])
     of_adam = corrections[0][0] * jax.lax.rsqrt(corrections[1])
     noise = of_adam * jnp.sqrt(TINY + means["momenta"][:1] / (TINY + means["v"]))  # about RMS(A)
-    inputs = {"gradient": (g,), "parameter": (p,), "momenta": m, "ratios": tuple(x * r for x in m)}
-    return Seen(inputs, of_adam * m[0] * r, v * r * r * block.broadcast(noise)[0]), means, m, v
+    inputs = {"gradient": (g,), "parameter": (p,), "momenta": tuple(turned), "ratios": tuple(x * r for x in turned)}
+    return Seen(inputs, of_adam * turned[0] * r, v * r * r * block.broadcast(noise)[0]), means, m, v
 
 
 def _anchor(theta: PyTree, num_steps: jax.Array | int) -> optax.Schedule:
@@ -246,13 +265,14 @@ def _sizes(blocks: Sequence[Block]) -> np.ndarray:
     return np.array([[math.prod(shape) for block in blocks for shape in block.shapes]], np.float32)
 
 
-def _step(block: Block, size: jax.Array, direction: jax.Array) -> jax.Array:
-    """-size · D, size [1, tensors], of A + L [*shape]."""
+def _step(bases, block: Block, size: jax.Array, rest: jax.Array, direction: jax.Array) -> jax.Array:
+    """-size · D, of A + L [*shape] turned; size and rest [1, tensors]; the step is turned back."""
     square = block.means(jnp.square(direction)[None])
-    return -block.broadcast(size * jax.lax.rsqrt(square + REST**2))[0] * direction
+    step = -block.broadcast(size * jax.lax.rsqrt(square + jnp.square(rest)))[0] * direction
+    return _basis.turn(bases, block, [step], back=True)[0]
 
 
-def _check(momenta, features, direction, bound) -> None:
+def _check(momenta, features, direction, bound, every) -> None:
     if direction not in DIRECTIONS:
         raise ValueError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
     if not features or not set(features) <= set(KINDS):
@@ -261,3 +281,5 @@ def _check(momenta, features, direction, bound) -> None:
         raise ValueError("momenta: expected at least one, that of Adam's direction")
     if bound < 1:
         raise ValueError(f"bound: must be at least 1, got {bound}")
+    if every < 1:
+        raise ValueError(f"every: must be at least 1, got {every}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from metaopt.tasks.augment import (
     bfloat16,
+    few_batches,
     low_rank_gradients,
     noisy_gradients,
     normalized_gradients,
@@ -73,6 +74,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     # wrappers of any of these
     "reparametrized": partial(reparametrized, base=quadratic()),
     "small_batches": partial(small_batches, base=image_mlp()),
+    "few_batches": partial(few_batches, base=image_mlp()),
     "noisy_gradients": partial(noisy_gradients, base=quadratic()),
     "normalized_gradients": partial(normalized_gradients, base=quadratic()),
     "low_rank_gradients": partial(low_rank_gradients, base=image_mlp()),

@@ -16,6 +16,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metaopt.types import PyTree, Task
@@ -63,13 +64,7 @@ def reparametrized(
         params = jax.tree.map(lambda p, s: (p * s).astype(p.dtype), params, cfg["scale"])
         return base.loss(cfg["base"], params, batch, key)
 
-    return base._replace(
-        sample=sample,
-        init=init,
-        batch=lambda cfg, *rest: base.batch(cfg["base"], *rest),
-        loss=loss,
-        normalize=lambda cfg, loss: base.normalize(cfg["base"], loss),
-    )
+    return _within(base, sample)._replace(init=init, loss=loss)
 
 
 def small_batches(base: Task, batch_size: int = 8) -> Task:
@@ -92,6 +87,37 @@ def small_batches(base: Task, batch_size: int = 8) -> Task:
         return jax.tree.map(lambda leaf: leaf[:batch_size], whole)
 
     return base._replace(batch=batch)
+
+
+def few_batches(base: Task, low: int = 1, high: int = 1000) -> Task:
+    """The base with n minibatches of its training data in all, each step's drawn from them: a small data set. With one
+    the problem is deterministic; with few a network learns them by heart, and the loss goes to zero.
+
+    base: the family to wrap; one without minibatches stays as it is
+    low: smallest n
+    high: largest n; drawn log-uniformly for each member. The minibatches are the member's own
+
+    The other splits are the base's. Raises ValueError for a range that is none.
+    """
+    if not 1 <= low <= high:
+        raise ValueError(f"low, high: {low}, {high}, expected 1 <= low <= high")
+
+    def sample(key):
+        size_key, seed_key = jax.random.split(_stream(key))
+        size = jnp.exp(jax.random.uniform(size_key, (), jnp.float32, jnp.log(low), jnp.log(high + 1)))
+        return {
+            "base": base.sample(key),
+            "number": jnp.minimum(size.astype(jnp.uint32), np.uint32(high)),
+            "seed": jax.random.bits(seed_key, (), jnp.uint32),
+        }
+
+    def batch(cfg, data, key, split):
+        if split == "train":
+            index = jax.random.bits(_stream(key), (), jnp.uint32) % cfg["number"]
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(STREAM), cfg["seed"]), index)
+        return base.batch(cfg["base"], data, key, split)
+
+    return _within(base, sample)._replace(batch=batch)
 
 
 def noisy_gradients(base: Task, std: float = 0.3) -> Task:
@@ -166,6 +192,16 @@ def bfloat16(base: Task) -> Task:
         return optax.tree.cast(base.init(cfg, key), jnp.bfloat16)
 
     return base._replace(init=init)
+
+
+def _within(base: Task, sample: Callable[[jax.Array], PyTree]) -> Task:
+    """The base with the members of `sample`, which have the base's under "base"."""
+
+    def of_base(fn):
+        return lambda cfg, *rest: fn(cfg["base"], *rest)
+
+    init, batch, loss, normalize = map(of_base, (base.init, base.batch, base.loss, base.normalize))
+    return Task(sample, init, batch, loss, normalize, base.data)
 
 
 def _with_gradient(base: Task, change: Callable[[PyTree, jax.Array], PyTree]) -> Task:

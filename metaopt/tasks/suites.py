@@ -45,6 +45,20 @@ SUITES: dict[str, tuple[dict, ...]] = {
         {"name": "two_moons", "hidden": [24], "activation": "elu"},
         {"name": "normalizing_flow", "modes": 3},
         {"name": "matrix_factorization", "rows": 20, "columns": 20, "rank": 3},
+        # of few data, which can be learned by heart, or one minibatch, a deterministic problem
+        {"name": "few_batches", "base": {"name": "image_conv", "dataset": "digits", "widths": [8, 8]}, "high": 8},
+        {"name": "few_batches", "base": {"name": "logistic_regression", "dataset": "digits", "l2": 0.0}, "high": 4},
+        {
+            "name": "few_batches",
+            "base": {"name": "tabular_regression", "dataset": "diabetes", "hidden": [24]},
+            "high": 2,
+        },
+        {"name": "few_batches", "base": {"name": "two_moons", "hidden": [12], "activation": "tanh"}, "high": 1},
+        {
+            "name": "few_batches",
+            "base": {"name": "matrix_factorization", "rows": 6, "columns": 5, "rank": 2},
+            "high": 1,
+        },
     ),
     "valid_small": (
         {"name": "image_mlp", "dataset": "digits", "hidden": [24]},
@@ -92,7 +106,7 @@ SUITES: dict[str, tuple[dict, ...]] = {
 PURPOSES = {
     "train_small": "six cheap families to meta-train on in minutes on two cores",
     "train_diverse": "twelve entries of eleven families and three data sets, members of many scales: to meta-train on",
-    "valid": "other members of the families that are trained on: chooses weights and settings",
+    "valid": "other members of the families that are trained on, with many data and few: chooses weights and settings",
     "valid_small": "networks on digits: chooses the best weights of configs/quickstart.yaml",
     "heldout_small": "other data and other families than the training suites': a minute on two cores at 1000 steps",
     "heldout_full": "all families and data that are held out of training: heldout_small and as much again",

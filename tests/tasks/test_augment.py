@@ -91,6 +91,39 @@ def test_small_batches_are_the_first_rows():
     assert augment.small_batches(quadratic(3), 5).batch({}, {}, KEY, "train") == {}
 
 
+def test_few_batches_are_a_members_own_and_drawn_equally_often():
+    """n of them: each as often as the others, within five deviations of a binomial; other splits, fresh weights, and
+    the loss are the base's."""
+    base, draws = image_mlp(**NET), 3000
+    task, data = augment.few_batches(base, 5, 5), base.data()
+    cfgs = [task.sample(key) for key in jax.random.split(KEY, 2)]
+    found = []
+    for cfg in cfgs:
+        x = fast_jit(jax.vmap(lambda key, c=cfg: task.batch(c, data, key, "train")["x"]))(jax.random.split(KEY, draws))
+        batches, counts = np.unique(np.asarray(x).reshape(draws, -1), axis=0, return_counts=True)
+        assert len(batches) == 5 and np.abs(counts - draws / 5).max() < 5 * np.sqrt(draws * 0.2 * 0.8)
+        found.append(batches)
+    assert not np.isin(*(batches.sum(axis=1) for batches in found)).any()
+
+    cfg = cfgs[0]
+    params, of_base = task.init(cfg, KEY), base.init(cfg["base"], KEY)
+    jax.tree.map(np.testing.assert_array_equal, params, of_base)
+    batch = task.batch(cfg, data, KEY, "test")
+    jax.tree.map(np.testing.assert_array_equal, batch, base.batch(cfg["base"], data, KEY, "test"))
+    assert task.loss(cfg, params, batch, KEY)[0] == base.loss(cfg["base"], params, batch, KEY)[0]
+
+
+def test_numbers_of_batches_are_log_uniform():
+    """P(n < k) = log(k) / log(high + 1), low 1: of 1,000 draws within five deviations."""
+    numbers = jax.vmap(lambda key: augment.few_batches(quadratic(3), 1, 99).sample(key)["number"])(
+        jax.random.split(KEY, 1000)
+    )
+    assert numbers.min() == 1 and 90 < numbers.max() <= 99
+    for k in (2, 10, 50):
+        expected = np.log(k) / np.log(100)
+        assert abs(np.mean(numbers < k) - expected) < 5 * np.sqrt(expected * (1 - expected) / 1000)
+
+
 def test_noise_has_the_promised_size_and_leaves_the_value():
     """(g' - g) / rms(g) is std N(0, I): over n = 1280 entries its deviation is within 5 / sqrt(2 n) of std."""
     net = {**NET, "hidden": (98,)}
@@ -168,6 +201,7 @@ def test_a_vanishing_gradient_stays_finite():
         (lambda: augment.reparametrized(quadratic(), "layer"), "unknown 'layer', expected one of global"),
         (lambda: augment.reparametrized(quadratic(), low=2.0, high=1.0), "expected 0 < low <= high"),
         (lambda: augment.small_batches(quadratic(), 0), "batch_size: 0"),
+        (lambda: augment.few_batches(quadratic(), 3, 2), "low, high: 3, 2, expected 1 <= low <= high"),
         (lambda: augment.normalized_gradients(quadratic(), "layer"), "unknown 'layer'"),
         (lambda: augment.low_rank_gradients(quadratic(), 0), "rank: 0"),
     ],
