@@ -141,7 +141,11 @@ def test_a_non_finite_gradient_never_reaches_theta(bad):
     assert np.isfinite(metrics["grad_norm"]).all()
 
 
-def test_no_trace_after_the_first_call():
+WEAK = OPTIMIZER._replace(init=lambda key: {"w": jnp.broadcast_to(jnp.log(2.0), (3,))})
+
+
+@pytest.mark.parametrize("optimizer", [OPTIMIZER, WEAK], ids=["", "weakly typed"])
+def test_no_trace_after_the_first_call(optimizer):
     traces = []
     estimator = bowl(1.0)
 
@@ -149,7 +153,7 @@ def test_no_trace_after_the_first_call():
         traces.append(1)
         return estimator.estimate(*args)
 
-    init, step = make_train(OPTIMIZER, [Family("a", estimator._replace(estimate=estimate))], optax.adam(0.1))
+    init, step = make_train(optimizer, [Family("a", estimator._replace(estimate=estimate))], optax.adam(0.1))
     state = init(jax.random.key(0))
     state, _ = step(state, (None,), 3)
     first = len(traces)
