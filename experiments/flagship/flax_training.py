@@ -29,7 +29,7 @@ from metaopt import runtime, weights
 HERE = Path(__file__).parent
 RESULTS = HERE / "flax_training.json"
 SEEDS = (0,)
-RATES = (3e-3, 1e-3)  # of AdamW with warm-up and cosine
+RATES = (1e-3, 3e-3)  # of AdamW with warm-up and cosine
 POINTS = 60  # of a curve
 
 
