@@ -156,8 +156,8 @@ def throughput(
 
 
 def first_theta(optimizer: LearnedOptimizer, key: jax.Array, families: int) -> PyTree:
-    """Theta as `init(key)` of a run with so many families has it; no leaf weakly typed, for a step gives back none such,
-    and would be compiled again for what it gives."""
+    """Theta as `init(key)` of a run with so many families has it. No leaf is weakly typed: what a step gives back is
+    not, and it would be compiled again for that."""
     theta = optimizer.init(jax.random.split(key, 2 + families)[0])
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), theta)
 

@@ -3,7 +3,7 @@ Made for metaopt, of parts that others found to matter; not published elsewhere.
 
 Gradient g, momenta and parameters p of each tensor are turned into the eigenbases of its gradients' covariances
 (`_basis`), where sides are short enough. There, for a tensor of n numbers, with bias-corrected momenta m_b of the
-gradient and second moment v (.999), b1 the first of `momenta`, r = 1/sqrt(v + 1e-8 mean(v)), means and RMS over it:
+gradient and second moment v, b1 the first of `momenta`, r = 1/sqrt(v + 1e-8 mean(v)), means and RMS over it:
 
     A = m_b1 r                                                    Adam's direction
     L = clip(step_mult · d · e(exp_mult · a), +-reach) · v r^2 · RMS(m_b1)/sqrt(mean v)     the learned one,
@@ -12,24 +12,27 @@ gradient and second moment v (.999), b1 the first of `momenta`, r = 1/sqrt(v + 1
     p <- p - scale · anchor(t) · bound^tanh(c) · D                D turned back
     scale = max(RMS(p), S/2),  S = max(RMS over the whole model, 0.01)
 
-anchor: a linear warm-up over a learned share of the horizon T (at most half), then a cosine from a learned peak down to
-a hundredth of it. e(y) = (1 + y/8)^8, |y| <= 8, stands for exp(y), which costs as much as the rest of the network.
-x: g, p, m_b, each over its RMS, and m_b r over RMS(m_b)/sqrt(mean v). A network a tensor gives c, q and what is added
-to the first biases of the network a coordinate. Its inputs: t/T, log t, log T; nine trends of the loss (`_hypernet`);
-log RMS(m_b)^2/mean v of each m_b (signal to noise), log RMS(g)^2/mean v, log RMS(p)^2/S^2, log n; is it a vector.
+v decays by 1 - clip(2/T, 1e-4, 1e-3) a step, T the horizon. anchor: a linear warm-up over a learned share of T (at
+most half), then a cosine from a learned peak down to a hundredth of it. e(y) = (1 + y/8)^8, |y| <= 8, stands for
+exp(y), which costs as much as the rest of the network. x: g, p, m_b, each over its RMS, and m_b r over
+RMS(m_b)/sqrt(mean v). A network a tensor gives c, q and what is added to the first biases of the network a coordinate.
+Its inputs: t/T, log t, log T; nine trends of the loss (`_hypernet`); log RMS(m_b)^2/mean v of each m_b (signal to
+noise), log RMS(g)^2/mean v, log RMS(p)^2/S^2, log n; is it a vector.
 
 Why a stranger is safe with it. The learned schedule stays within 1/bound and bound of the anchor, and nothing in it
 accumulates, so it neither collapses nor explodes. RMS(D) < 1, so RMS(step) < scale · anchor · bound for any theta.
 Where gradients have shrunk to a fraction of sqrt(v), which is their past, A + L is small, and D with it, if less than
-rest: a fresh theta amplifies a rest of noise tenfold, a trained one three-hundredfold at most, and may so go on at full
-length where a loss without noise tends to zero. |L| <= reach · RMS(A), as far as coordinates of a tensor have a like v,
-so that with a reach of one D is not opposed to A; without the last factor L would be alone in command where gradients
-are noise, A small, and runs diverge beyond the horizons of meta-training. A coordinate without gradients (v = 0, a row
-of an embedding that is not in use) never moves. All inputs are relative: other units of the loss or of the parameters
-do not change the rule, for gradients from 1e-6 to 1e8, losses that differ by 1e-8 at least, and models of an RMS from
-0.01, as which one that starts at zero counts. Log t, log T and log n come as tanh, nearly one from a thousand steps and
-some thousand coordinates on: longer runs and larger models than those of meta-training are about like the longest and
-largest there.
+rest: a fresh theta amplifies a rest of noise tenfold, a trained one three-hundredfold at most, and may so go on at
+full length where a loss without noise tends to zero. |L| <= reach · RMS(A), as far as coordinates of a tensor have a
+like v, so that with a reach of one D is not opposed to A; without the last factor L would be alone in command where
+gradients are noise, A small, and runs diverge beyond the horizons of meta-training. In runs of more than 2,000 steps,
+the longest of meta-training, v remembers as large a share of the run as there, up to 10,000 steps: a network that has
+learned its data by heart has gradients next to nothing, by which v would come to measure the next large one. A
+coordinate without gradients (v = 0, a row of an embedding that is not in use) never moves. All inputs are relative:
+other units of the loss or of the parameters do not change the rule, for gradients from 1e-6 to 1e8, losses that differ
+by 1e-8 at least, and models of an RMS from 0.01, as which one that starts at zero counts. Log t, log T and log n come
+as tanh, nearly one from a thousand steps and some thousand coordinates on: longer runs and larger models than those of
+meta-training are about like the longest and largest there.
 
 A fresh theta is about the hand-designed rule L = 0, c = q = 0 with a peak of 0.02 and 5 % warm-up: the last layers are
 a tenth of the usual size, which leaves some ten percent of noise.
@@ -60,7 +63,7 @@ from metaopt.types import LearnedOptimizer, PyTree
 
 KINDS = ("gradient", "parameter", "momenta", "ratios")  # x: g, p, m_b, m_b r
 DIRECTIONS = ("steered", "learned", "adam")
-V_DECAY = np.float32(0.999)
+FORGET, LEAST, RUN = np.float32(1e-3), 1e-4, 2.0  # of v at most, at least, and in the whole of a run between
 PEAK, WARMUP, MOST_WARMUP, END = 0.02, 0.05, 0.5, 0.01  # of the anchor
 SHARE, SMALLEST = 0.5, 0.01  # of the model's RMS, in scale; of S
 REST, RESTS, EPS = 0.1, 30.0, 1e-8  # rest, and how far from it; of mean(v), what is added to v
@@ -153,6 +156,7 @@ def anchored(
 
     def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
         anchor = _anchor(theta["anchor"], num_steps)
+        forget = jnp.clip(RUN / jnp.asarray(num_steps, jnp.float32), LEAST, FORGET)
 
         def init_fn(params):
             blocks = blocks_of(params, VECTOR)
@@ -169,10 +173,10 @@ def anchored(
             if not blocks:  # a model without numbers
                 return assemble(blocks, [], params), state
             losses, trends = H.follow(state.losses, state.step, num_steps, value)
-            corrections = [-1 / jnp.expm1((state.step + 1) * np.log(b)) for b in (decays, V_DECAY)]
+            corrections = [-1 / jnp.expm1((state.step + 1) * x) for x in (np.log(decays), jnp.log1p(-forget))]
             due = state.step % every == 0
             bases = [_basis.follow(x, F.clean(g), due) for x, g in zip(state.bases, leaves[0], strict=True)]
-            look = partial(_look, bases, decays, corrections, *leaves)
+            look = partial(_look, bases, decays, forget, corrections, *leaves)
             seen, means, m, v = zip(*map(look, blocks, state.m, state.v), strict=True)
             joined = {kind: jnp.concatenate([x[kind] for x in means], axis=1) for kind in means[0]}
             size, relative = _scales(blocks, joined["parameter"])
@@ -205,7 +209,7 @@ class Seen(NamedTuple):
     room: jax.Array  # v r^2 RMS(m_b1)/sqrt(mean v), which L is multiplied by
 
 
-def _look(bases, decays, corrections, grads, params, block: Block, m, v):
+def _look(bases, decays, forget, corrections, grads, params, block: Block, m, v):
     """-> (Seen; means over each tensor of the squares by kind, and of v, [k, tensors]; the new m; the new v)
 
     Means are of arrays that are there anyway, squared: of anything else XLA's reduction on a CPU would want a copy.
@@ -216,7 +220,7 @@ def _look(bases, decays, corrections, grads, params, block: Block, m, v):
     # as a difference, for XLA makes .5 m + .5 g a product of a sum, and keeps the sum
     m = tuple(x + (1 - b) * (g - x) for b, x in zip(decays, m, strict=True))
     g, p, *turned = _basis.turn(bases, block, [g, p, *m])
-    v = v + (1 - V_DECAY) * (g * g - v)
+    v = v + forget * (g * g - v)
     means = {
         "gradient": jnp.minimum(block.means(jnp.square(given)[None]), F.GRADIENT_LIMIT**2),
         "parameter": block.means(jnp.square(p)[None]),
