@@ -60,6 +60,32 @@ SUITES: dict[str, tuple[dict, ...]] = {
             "high": 1,
         },
     ),
+    "valid_tiny": (
+        {"name": "few_batches", "base": {"name": "two_moons", "hidden": [], "noise": [0.01, 0.2]}, "high": 4},
+        {"name": "few_batches", "base": {"name": "two_moons", "hidden": [4], "activation": "tanh"}, "high": 2},
+        {
+            "name": "few_batches",
+            "base": {"name": "matrix_factorization", "rows": 4, "columns": 3, "rank": 1},
+            "high": 1,
+        },
+        {
+            "name": "few_batches",
+            "base": {"name": "matrix_factorization", "rows": 8, "columns": 6, "rank": 3, "condition": [10.0, 100.0]},
+            "high": 1,
+        },
+        {
+            "name": "few_batches",
+            "base": {"name": "tabular_regression", "dataset": "diabetes", "hidden": [6], "activation": "gelu"},
+            "high": 1,
+        },
+        {"name": "few_batches", "base": {"name": "coordinate_network", "hidden": [10]}, "high": 2},
+        {
+            "name": "few_batches",
+            "base": {"name": "logistic_regression", "dataset": "digits", "l2": 0.0, "batch_size": 8},
+            "high": 2,
+        },
+        {"name": "few_batches", "base": {"name": "normalizing_flow", "layers": 1}, "high": 1},
+    ),
     "valid_small": (
         {"name": "image_mlp", "dataset": "digits", "hidden": [24]},
         {"name": "image_mlp", "dataset": "digits", "hidden": [32, 16], "activation": "gelu"},
@@ -107,6 +133,7 @@ PURPOSES = {
     "train_small": "six cheap families to meta-train on in minutes on two cores",
     "train_diverse": "twelve entries of eleven families and three data sets, members of many scales: to meta-train on",
     "valid": "other members of the families that are trained on, with many data and few: chooses weights and settings",
+    "valid_tiny": "the same families with a few numbers and a few data, problems to converge on: chooses settings",
     "valid_small": "networks on digits: chooses the best weights of configs/quickstart.yaml",
     "heldout_small": "other data and other families than the training suites': a minute on two cores at 1000 steps",
     "heldout_full": "all families and data that are held out of training: heldout_small and as much again",

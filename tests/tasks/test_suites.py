@@ -65,8 +65,9 @@ def test_suites_of_a_kind():
     entries = suites.SUITES
     assert all(entry in entries["heldout_full"] for entry in entries["heldout_small"])
     assert families("train_small") <= families("train_diverse") and len(families("train_diverse")) >= 10
-    assert families("valid") <= families("train_diverse")
-    assert not any(entry in entries["train_diverse"] + entries["train_small"] for entry in entries["valid"])
+    for chooses in ("valid", "valid_tiny"):
+        assert families(chooses) <= families("train_diverse")
+        assert not any(entry in entries["train_diverse"] + entries["train_small"] for entry in entries[chooses])
 
 
 def test_every_suite_has_a_purpose_and_is_named_by_its_role():
