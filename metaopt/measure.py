@@ -99,11 +99,12 @@ def _program(
     task: Task, tx: optax.GradientTransformation, steps: int
 ) -> Callable[[Inner, PyTree], tuple[jax.Array, jax.Array]]:
     """(a run at its start, data) -> its training losses [steps], raw and normalised."""
+    learned = _learned(tx)
 
     @jax.jit
     def run(inner: Inner, data: PyTree) -> tuple[jax.Array, jax.Array]:
-        inner = inner._replace(opt_state=tx.init(inner.params))
-        _, losses = unroll.unroll(task, _learned(tx), (), inner, data, steps)
+        inner = inner._replace(opt_state=unroll.transformation(task, learned, (), steps).init(inner.params))
+        _, losses = unroll.unroll(task, learned, (), inner, data, steps)
         return losses, jax.vmap(partial(task.normalize, inner.cfg))(losses)
 
     return run

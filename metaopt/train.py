@@ -49,7 +49,8 @@ Metrics = dict[str, jax.Array]
 Init = Callable[[jax.Array], TrainState]
 Step = Callable[..., tuple[TrainState, Metrics]]  # (state, data, length, active=None)
 
-TIMED = 3  # outer steps of a family, at most, that tell its throughput
+TIMED = 3  # outer steps of a family, at most, in the first call that tells its throughput
+ENOUGH, MOST = 0.1, 0.3  # seconds: of a family's own that tell it; in calls, after which no other one is made
 
 
 def make_train(
@@ -135,24 +136,33 @@ def throughput(
 ) -> list[float | None]:
     """Inner steps per second of each family alone, by calls of `step` with the `length` it was compiled for.
 
-    The time of a call in which one family takes `TIMED` outer steps, less that of a call in which none takes any. The
-    outer optimizer's time is so left out. None where the difference is within that of two idle calls. `state` is used
-    up. inner_steps: of an outer step, per family.
+    The time of calls in which one family takes outer steps, less that of calls in which none takes any. The outer
+    optimizer's time is so left out. The first call has `TIMED` of them, and each further one twice as many, as far as
+    `length` allows, until the difference tells enough. None where it is within that of idle calls. `state` is used up.
+    inner_steps: of an outer step, per family.
     """
-    timed = min(length, TIMED)
 
-    def seconds(*families: int) -> float:
+    def seconds(outer_steps: int, family: int) -> float:
         nonlocal state
         active = np.zeros((length, len(inner_steps)), bool)
-        active[:timed, families] = True
+        active[:outer_steps, family] = True
         began = time.perf_counter()
         state, metrics = step(state, data, length, active)
         jax.block_until_ready(metrics)
         return time.perf_counter() - began
 
-    idle, again = sorted((seconds(), seconds()))
-    spent = [seconds(i) - idle for i in range(len(inner_steps))]
-    return [round(timed * n / s, 1) if s > again - idle else None for n, s in zip(inner_steps, spent, strict=True)]
+    def rate(family: int) -> float | None:
+        spent, calls, taken, some = 0.0, 0, 0, min(length, TIMED)
+        while True:
+            spent, calls, taken = spent + seconds(some, family), calls + 1, taken + some
+            own, noise = spent - calls * idle, calls * (again - idle)
+            if own > max(noise, ENOUGH) or spent > MOST:
+                return round(taken * inner_steps[family] / own, 1) if own > noise else None
+            some = min(length, 2 * some)
+
+    jax.block_until_ready(state)  # or the first call would wait for it
+    idle, again, _ = sorted(seconds(0, 0) for _ in range(3))
+    return [rate(family) for family in range(len(inner_steps))]
 
 
 def first_theta(optimizer: LearnedOptimizer, key: jax.Array, families: int) -> PyTree:

@@ -38,6 +38,7 @@ class Task(NamedTuple):
     normalize(cfg, loss) -> loss on a scale on which families can be averaged (a fresh model near 1, a good one near
       0); finite for any input, NaN included
     data() -> {"train": arrays, "inner_valid": arrays, "outer_valid": arrays, "test": arrays} on the host
+    delay: gradients reach the optimizer that many steps late; the inner loop keeps them meanwhile
     """
 
     sample: Callable[[jax.Array], PyTree]
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     loss: Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
     normalize: Callable[[PyTree, jax.Array], jax.Array]
     data: Callable[[], PyTree]
+    delay: int = 0
 
 
 class Estimator(NamedTuple):

@@ -6,6 +6,7 @@ bookkeeping.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def start(task: Task, optimizer: LearnedOptimizer, theta: PyTree, horizon: jax.A
     cfg = task.sample(cfg_key)
     params = task.init(cfg, init_key)
     horizon = jnp.asarray(horizon, jnp.int32)
-    opt_state = optimizer.build(theta, horizon).init(params)
+    opt_state = transformation(task, optimizer, theta, horizon).init(params)
     return Inner(cfg, params, opt_state, jnp.zeros((), jnp.int32), horizon, run_key)
 
 
@@ -42,7 +43,8 @@ def unroll(
     measure(params, step) in their place.
 
     Beside the loss as `value`, `update` gets the gradient again, as `grad`, and `value_fn`, the loss of the same batch
-    and noise as a function of the parameters, for what evaluates it elsewhere (line searches, Newton's method).
+    and noise as a function of the parameters, for what evaluates it elsewhere (line searches, Newton's method). Where
+    the task has a delay both gradients are of an earlier step, and the loss, value and function, is of this one.
 
     A run at step 0 gets its optimizer state from this theta, so that learned initial states feel perturbations and
     pass gradients. With `first_order` what the problem tells the optimizer, gradient and loss, is a constant to
@@ -51,7 +53,7 @@ def unroll(
     between steps are kept, and the gradient computes every step again: what a step stores is hundreds of times its
     state, and writing it takes longer.
     """
-    tx = optimizer.build(theta, inner.horizon)
+    tx = transformation(task, optimizer, theta, inner.horizon)
     inner = inner._replace(opt_state=tree.where(inner.step == 0, tx.init(inner.params), inner.opt_state))
     value_and_grad = jax.value_and_grad(task.loss, argnums=1, has_aux=True)
 
@@ -73,3 +75,35 @@ def unroll(
     carry, values = jax.lax.scan(step, (inner.params, inner.opt_state, inner.step), None, length)
     params, opt_state, t = carry
     return inner._replace(params=params, opt_state=opt_state, step=t), values
+
+
+class Late(NamedTuple):
+    """The state of an optimizer whose gradients are late."""
+
+    grads: PyTree  # [delay, ...] in each leaf's dtype, the oldest first
+    begun: jax.Array  # bool scalar: there is a first gradient
+    base: PyTree
+
+
+def transformation(
+    task: Task, optimizer: LearnedOptimizer, theta: PyTree, horizon: jax.Array | int
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer as runs of the task have it: step t gets the gradient of step max(t - task.delay, 0)."""
+    tx = optimizer.build(theta, horizon)
+    if not task.delay:
+        return tx
+
+    def init(params: PyTree) -> Late:
+        grads = jax.tree.map(lambda p: jnp.zeros((task.delay, *p.shape), p.dtype), params)
+        return Late(grads, jnp.array(False), tx.init(params))
+
+    def update(grads: PyTree, state: Late, params: PyTree, **extra) -> tuple[PyTree, Late]:
+        def queue(kept: jax.Array, g: jax.Array) -> jax.Array:
+            return jnp.concatenate([jnp.where(state.begun, kept, g[None]), g[None]])
+
+        queues = jax.tree.map(queue, state.grads, grads)
+        oldest, kept = (jax.tree.map(lambda q, part=part: q[part], queues) for part in (0, slice(1, None)))
+        updates, base = tx.update(oldest, state.base, params, **{**extra, "grad": oldest})
+        return updates, Late(kept, jnp.array(True), base)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -116,9 +116,29 @@ def test_throughput_of_each_family_alone(monkeypatch):
     assert set(lengths) == {5}
 
 
+def test_a_quick_family_takes_more_steps_until_it_is_clear(monkeypatch):
+    """A call costs 11 ms, and 5 more now and then. At 1 ms an outer step, 117 of them in seven calls are the first to
+    take 0.1 s by themselves; a family that takes no time is given up after 0.3 s, which are 28 calls."""
+    families, clock, active = [Family("a", bowl(1.0)), Family("b", bowl(2.0))], [0.0], []
+    init, step = make_train(OPTIMIZER, families, optax.sgd(0.1))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
+    idle = iter((0.1, 0.011, 0.016))
+
+    def timed(state, data, length, on):
+        active.append(on.sum(0).tolist())
+        clock[0] += next(idle, 0.011) + 0.001 * on[:, 0].sum()
+        return step(state, data, length, on)
+
+    rates = train.throughput(timed, init(jax.random.key(0)), (None, None), 24, [7, 8])
+    assert rates == [7000.0, None]
+    assert active[:3] == [[0, 0]] * 3
+    assert [a for a, b in active if a] == [3, 6, 12, 24, 24, 24, 24]
+    assert [b for a, b in active if b] == [3, 6, 12] + [24] * 25
+
+
 def test_a_family_too_quick_to_time():
     """Where a family takes no longer than idle calls differ, a rate would be noise."""
-    families, calls, clock = [Family("a", bowl(1.0)), Family("b", bowl(2.0))], iter((10, 11, 10.5, 14)), [0.0]
+    families, calls, clock = [Family("a", bowl(1.0)), Family("b", bowl(2.0))], iter((10, 99, 11, 10.5, 14)), [0.0]
     init, step = make_train(OPTIMIZER, families, optax.sgd(0.1))
 
     def timed(*args):

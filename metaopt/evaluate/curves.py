@@ -144,7 +144,7 @@ def _run(
     task, steps = problems.task, problems.steps
     inner = jax.tree.map(lambda x: x[seed], starts)
     inner = inner._replace(horizon=jnp.int32(told or steps))
-    inner = inner._replace(opt_state=optimizer.build(theta, inner.horizon).init(inner.params))
+    inner = inner._replace(opt_state=unroll.transformation(task, optimizer, theta, inner.horizon).init(inner.params))
 
     def piece(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, jax.Array]]:
         inner, losses = unroll.unroll(task, optimizer, theta, inner, data, steps // max(1, checks), split)
@@ -179,8 +179,9 @@ def state_bytes(problems: Problems, optimizer: LearnedOptimizer, thetas: PyTree)
 
 
 def _run_bytes(problems: Problems, optimizer: LearnedOptimizer, thetas: PyTree) -> int:
-    """Bytes of the parameters and the optimizer state of one inner run."""
-    return _bytes(_shapes(problems.starts.params)) + state_bytes(problems, optimizer, thetas) or 1
+    """Bytes of the parameters, the gradients that are kept, and the optimizer state of one inner run."""
+    params = _bytes(_shapes(problems.starts.params))
+    return (1 + problems.task.delay) * params + state_bytes(problems, optimizer, thetas) or 1
 
 
 def _shapes(batched: PyTree) -> PyTree:

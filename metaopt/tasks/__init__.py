@@ -13,6 +13,7 @@ from typing import Any
 
 from metaopt.tasks.augment import (
     bfloat16,
+    delayed_gradients,
     few_batches,
     low_rank_gradients,
     noisy_gradients,
@@ -78,6 +79,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "noisy_gradients": partial(noisy_gradients, base=quadratic()),
     "normalized_gradients": partial(normalized_gradients, base=quadratic()),
     "low_rank_gradients": partial(low_rank_gradients, base=image_mlp()),
+    "delayed_gradients": partial(delayed_gradients, base=quadratic()),
     "bfloat16": partial(bfloat16, base=image_mlp()),
 }
 

@@ -8,7 +8,7 @@ whatever differentiates the loss sees the changed gradient, also a meta-gradient
 loss; estimators by perturbation (ES, PES and their kin) look at values alone. Second derivatives are those of the
 changed gradient.
 
-There is no wrapper for delayed gradients: a task has no memory of earlier parameters, an optimizer has.
+`delayed_gradients` leaves `loss` and its derivative as they are: it is the inner loop that keeps gradients back.
 """
 
 from collections.abc import Callable
@@ -180,6 +180,20 @@ def low_rank_gradients(base: Task, rank: int = 1) -> Task:
     return _with_gradient(base, change)
 
 
+def delayed_gradients(base: Task, delay: int = 4) -> Task:
+    """The base with gradients that arrive late, as from asynchronous workers: step t gets that of step
+    max(t - delay, 0), at the params of then, and the loss of its own.
+
+    base: the family to wrap; what it has of a delay is added
+    delay: in steps
+
+    Raises ValueError for a delay under 1.
+    """
+    if delay < 1:
+        raise ValueError(f"delay: {delay}, expected at least 1")
+    return base._replace(delay=base.delay + delay)
+
+
 def bfloat16(base: Task) -> Task:
     """The base with parameters, and so gradients, updates and most of the arithmetic, in bfloat16: 8 bits of mantissa.
 
@@ -201,7 +215,7 @@ def _within(base: Task, sample: Callable[[jax.Array], PyTree]) -> Task:
         return lambda cfg, *rest: fn(cfg["base"], *rest)
 
     init, batch, loss, normalize = map(of_base, (base.init, base.batch, base.loss, base.normalize))
-    return Task(sample, init, batch, loss, normalize, base.data)
+    return base._replace(sample=sample, init=init, batch=batch, loss=loss, normalize=normalize)
 
 
 def _with_gradient(base: Task, change: Callable[[PyTree, jax.Array], PyTree]) -> Task:

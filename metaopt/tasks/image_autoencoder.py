@@ -2,8 +2,9 @@
 
 loss = mean over minibatch and features of (mlp(x) - x)^2,   x centred by feature and divided by one common deviation
 
-so that the loss is relative to the variance of the data: 1 is as good as predicting the mean. Hinton & Salakhutdinov
-2006, "Reducing the dimensionality of data with neural networks"; TaskSet's `mlp_ae_family`, arXiv 2002.11887.
+so that the loss is relative to the variance of the data: 1 is as good as predicting the mean, and 2 is expected of a
+fresh model, whose output varies as much as x and has nothing to do with it. Hinton & Salakhutdinov 2006, "Reducing the
+dimensionality of data with neural networks"; TaskSet's `mlp_ae_family`, arXiv 2002.11887.
 """
 
 import math
@@ -16,6 +17,7 @@ from metaopt import data
 from metaopt.tasks import _nets
 from metaopt.types import Task
 
+FRESH = 2.0  # loss of a fresh model: the variances of the target and of the output
 STATISTICS_ROWS = 5_000  # of the (shuffled) train split: enough for mean and variance, and no float copy of a large set
 
 
@@ -34,7 +36,7 @@ def image_autoencoder(
     batch_size: rows of a minibatch, drawn with replacement
     init_scale: factor on the initial weights (see `_nets.mlp_init`), or the two ends of a log-uniform range
 
-    Normalised loss = loss, bounded; a fresh model is near 2, as its output is independent of x with the same variance.
+    Normalised loss = loss / 2, bounded: 1 is a fresh model (of ReLUs, at scale 1), 1/2 as good as predicting the mean.
     Raises ValueError for an unknown activation; `init` and `data` raise DataError where the machine lacks the data.
     """
     act = _nets.activation_fn(activation)
@@ -55,7 +57,7 @@ def image_autoencoder(
         return jnp.mean(jnp.square(_nets.mlp(params, batch["x"], act) - batch["x"])), {}
 
     def normalize(cfg, loss):
-        return _nets.bounded(loss)
+        return _nets.bounded(loss / FRESH)
 
     def arrays():
         splits = {name: part["x"].reshape(len(part["x"]), -1) for name, part in data.load(dataset).items()}

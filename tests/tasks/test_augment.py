@@ -179,6 +179,17 @@ def test_changed_gradients_have_their_own_second_derivatives():
     )
 
 
+def test_delays_add_up_and_survive_other_wrappers():
+    late = augment.delayed_gradients(augment.delayed_gradients(quadratic(3), 2), 3)
+    assert quadratic(3).delay == 0 and late.delay == 5
+    wrapped = {name: TASKS[name](base=late).delay for name in WRAPPERS}
+    assert wrapped == {**dict.fromkeys(WRAPPERS, 5), "delayed_gradients": 5 + 4}
+    nested = make(
+        {"name": "few_batches", "base": {"name": "delayed_gradients", "delay": 2, "base": {"name": "quadratic"}}}
+    )
+    assert nested.delay == 2
+
+
 def test_bfloat16_parameters_gradients_and_a_float32_loss():
     (_, params, _, loss, grads), (*_, base_loss, _) = both(augment.bfloat16(image_mlp(**NET)))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, grads))} == {jnp.dtype(jnp.bfloat16)}
@@ -204,6 +215,7 @@ def test_a_vanishing_gradient_stays_finite():
         (lambda: augment.few_batches(quadratic(), 3, 2), "low, high: 3, 2, expected 1 <= low <= high"),
         (lambda: augment.normalized_gradients(quadratic(), "layer"), "unknown 'layer'"),
         (lambda: augment.low_rank_gradients(quadratic(), 0), "rank: 0"),
+        (lambda: augment.delayed_gradients(quadratic(), 0), "delay: 0, expected at least 1"),
     ],
 )
 def test_wrong_arguments_are_errors_at_once(wrap, message):

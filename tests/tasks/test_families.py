@@ -14,7 +14,7 @@ from metaopt.tasks.functions import rosenbrock
 from metaopt.tasks.image_autoencoder import image_autoencoder
 from metaopt.tasks.image_mlp import image_mlp
 from metaopt.tasks.quadratic import quadratic
-from tests.tasks.cases import draw, evaluate, fast_jit, value_and_grad
+from tests.tasks.cases import draw, evaluate, fast_jit, problem, value_and_grad
 
 KEY = jax.random.key(3)
 ULP = 2.0**-23  # float32
@@ -99,10 +99,27 @@ def test_autoencoder_loss_is_relative_to_the_variance_of_the_data():
     np.testing.assert_allclose(data["test"]["std"] ** 2, train.var(axis=0).mean(), rtol=1e-5)
 
     everything = (data["train"]["x"] - data["train"]["mean"][None]) / data["train"]["std"]
-    loss, *_ = evaluate(task, cfg, params, {"x": everything}, KEY)
-    np.testing.assert_allclose(loss, 1.0, rtol=1e-5)  # float32 means over 80,000 numbers
+    loss, _, normalized = evaluate(task, cfg, params, {"x": everything}, KEY)
+    np.testing.assert_allclose((loss, normalized), (1.0, 0.5), rtol=1e-5)  # float32 means over 80,000 numbers
     some, *_ = evaluate(task, cfg, params, batch, KEY)
     np.testing.assert_allclose(some, np.mean(np.float64(batch["x"]) ** 2), rtol=100 * ULP)
+
+
+def test_a_fresh_autoencoder_is_at_one():
+    """He's weights keep the mean square of ReLUs, so the output's is the data's, 1, and the loss 1 + 1 in expectation;
+    the mean of 200 members within five of its deviations."""
+    task = image_autoencoder("digits", hidden=(64, 64))
+    data = task.data()
+
+    @fast_jit
+    @jax.vmap
+    def fresh(key):
+        cfg, params, batch = problem(task, data, key)
+        return task.normalize(cfg, task.loss(cfg, params, batch, key)[0])
+
+    losses = fresh(jax.random.split(KEY, 200))
+    np.testing.assert_allclose(losses.mean(), 1, atol=5 * losses.std() / np.sqrt(200))
+    assert losses.std() < 0.2
 
 
 def test_quadratic_is_the_published_one():
