@@ -37,10 +37,10 @@ def unroll(
     *,
     first_order: bool = False,
     remat: bool = False,
-    measure: Callable[[PyTree, jax.Array], jax.Array] | None = None,
+    measure: Callable[[Inner, PyTree, PyTree, jax.Array], jax.Array] | None = None,
 ) -> tuple[Inner, jax.Array]:
     """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update; or
-    measure(params, step) in their place.
+    measure(inner, data, params, step) in their place, `inner` being the run without what changes from step to step.
 
     Beside the loss as `value`, `update` gets the gradient again, as `grad`, and `value_fn`, the loss of the same batch
     and noise as a function of the parameters, for what evaluates it elsewhere (line searches, Newton's method). Where
@@ -54,27 +54,41 @@ def unroll(
     state, and writing it takes longer.
     """
     tx = transformation(task, optimizer, theta, inner.horizon)
-    inner = inner._replace(opt_state=tree.where(inner.step == 0, tx.init(inner.params), inner.opt_state))
+    opt_state = tree.where(inner.step == 0, tx.init(inner.params), inner.opt_state)
+    start = (inner.params, opt_state, inner.step)
+    fixed = (theta, inner._replace(params=None, opt_state=None, step=None), data)
     value_and_grad = jax.value_and_grad(task.loss, argnums=1, has_aux=True)
 
-    def step(carry, _):
-        params, opt_state, t = carry
-        batch = task.batch(inner.cfg, data, jax.random.fold_in(inner.key, 2 * t), split)
-        noise_key = jax.random.fold_in(inner.key, 2 * t + 1)
-        (loss, _), grads = value_and_grad(inner.cfg, params, batch, noise_key)
+    def step(fixed, carry):
+        (theta, run, data), (params, opt_state, t) = fixed, carry
+        tx = transformation(task, optimizer, theta, run.horizon)
+        batch = task.batch(run.cfg, data, jax.random.fold_in(run.key, 2 * t), split)
+        noise_key = jax.random.fold_in(run.key, 2 * t + 1)
+        (loss, _), grads = value_and_grad(run.cfg, params, batch, noise_key)
         told, grads = jax.lax.stop_gradient((loss, grads)) if first_order else (loss, grads)
 
         def value_fn(p):
-            return task.loss(inner.cfg, p, batch, noise_key)[0]
+            return task.loss(run.cfg, p, batch, noise_key)[0]
 
         updates, opt_state = tx.update(grads, opt_state, params, value=told, grad=grads, value_fn=value_fn)
-        value = loss if measure is None else measure(params, t)
+        value = loss if measure is None else measure(run, data, params, t)
         return (optax.apply_updates(params, updates), opt_state, t + 1), value
 
-    step = jax.checkpoint(step, prevent_cse=False) if remat else step
-    carry, values = jax.lax.scan(step, (inner.params, inner.opt_state, inner.step), None, length)
-    params, opt_state, t = carry
+    step = _recomputed(step) if remat else step
+    (params, opt_state, t), values = jax.lax.scan(lambda carry, _: step(fixed, carry), start, None, length)
     return inner._replace(params=params, opt_state=opt_state, step=t), values
+
+
+def _recomputed(fn: Callable) -> Callable:
+    """fn(*arguments), whose derivative keeps the arguments alone. `jax.checkpoint` does so too, but takes the way forward
+    as its derivative would; here it stays what it is without one. Nothing that fn closes over is differentiated."""
+
+    @jax.custom_vjp
+    def run(*arguments):
+        return fn(*arguments)
+
+    run.defvjp(lambda *arguments: (fn(*arguments), arguments), lambda arguments, d: jax.vjp(fn, *arguments)[1](d))
+    return run
 
 
 class Late(NamedTuple):

@@ -111,15 +111,22 @@ def antithetic(theta: PyTree, noise: PyTree) -> PyTree:
 
 
 def perturbed(theta: PyTree, key: jax.Array, std: float) -> PyTree:
-    """theta + eps, eps ~ N(0, std^2 I)."""
-    return jax.tree.map(jnp.add, theta, tree.normal_like(key, theta, std)) if std else theta
+    """theta + eps, eps ~ N(0, std^2 I).
+
+    A copy of the run's own in any case, for who differentiates: the products of runs that share their weights would be
+    merged into one, with transposed copies of all it multiplies.
+    """
+    if std:
+        return jax.tree.map(jnp.add, theta, tree.normal_like(key, theta, std))
+    zero = 0.0 * jax.random.key_data(key)[0].astype(jnp.float32)
+    return jax.tree.map(lambda t: t + zero.astype(t.dtype), theta)
 
 
 def segment(s: Setup, theta: PyTree, inner: Inner, data: PyTree) -> tuple[Inner, Shares]:
     """One truncation of a run, and its share of the outer loss."""
     loss = s.loss
 
-    def at(params: PyTree, step: jax.Array) -> jax.Array:
+    def at(inner: Inner, data: PyTree, params: PyTree, step: jax.Array) -> jax.Array:
         return _outer_losses.measured(s.task, loss, inner.cfg, params, data, inner.key, step)
 
     recomputed = loss.batches > 0
@@ -128,7 +135,8 @@ def segment(s: Setup, theta: PyTree, inner: Inner, data: PyTree) -> tuple[Inner,
         s.task, s.optimizer, theta, inner, data, s.truncation, first_order=s.first_order, remat=s.remat, measure=measure
     )
     if loss.ends:
-        values = jnp.stack([at(inner.params, inner.step) if recomputed else losses[0], at(end.params, end.step)])
+        before = at(inner, data, inner.params, inner.step) if recomputed else losses[0]
+        values = jnp.stack([before, at(inner, data, end.params, end.step)])
     else:
         values = losses
     healthy = tree.all_finite((end.params, end.opt_state, losses, values))

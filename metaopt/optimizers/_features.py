@@ -5,6 +5,7 @@ and one fused loop updates all decays. Everything is float32 whatever the dtype 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ def offset_decays(start: Decays, offsets: dict[str, jax.Array]) -> Decays:
 
 def clean(x: jax.Array, limit: float = GRADIENT_LIMIT) -> jax.Array:
     """A gradient as float32 within +-limit (NaN stays NaN: a diverged run must be seen)."""
-    return jnp.clip(x.astype(jnp.float32), -limit, limit)
+    return jax.lax.clamp(jnp.float32(-limit), x.astype(jnp.float32), jnp.float32(limit))
 
 
 def column(decays: Array, x: jax.Array) -> jax.Array:
@@ -67,7 +68,17 @@ def column(decays: Array, x: jax.Array) -> jax.Array:
 def ema(decays: Array, old: jax.Array, x: jax.Array) -> jax.Array:
     """old [k, *shape] <- b old + (1 - b) x, one b of decays [k] each, x [*shape]."""
     b = column(decays, x)
-    return b * old + (1 - b) * x[None]
+    return b * old + (1 - b) * repeat(x[None], len(b))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def repeat(x: jax.Array, k: int) -> jax.Array:
+    """x [1, *shape], the same for each of k decays. Backward the k are added up one by one, in the loop that makes them:
+    a reduction over so few would be a loop of its own."""
+    return jnp.broadcast_to(x, (k, *x.shape[1:]))
+
+
+repeat.defvjp(lambda x, k: (repeat(x, k), None), lambda k, _, d: (sum(jnp.split(d, k)),))
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -143,7 +154,9 @@ def adafactor_features(
     f_g = block.spread([r for r, _ in factors]) * col_factor
     f_m = block.spread([rsqrt_factors(f, vector_eps)[0] for f in factored]) * col_factor
     inverse_row, inverse_col = jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)
-    return [g[None], p[None], m, v, m * r, r, g[None] * f_g, row, col, inverse_row, inverse_col, m * f_m]
+    m_r = m * (repeat(r, len(m)) if len(r) == 1 else r)
+    g_f = repeat(g[None], len(f_g)) * f_g
+    return [g[None], p[None], m, v, m_r, r, g_f, row, col, inverse_row, inverse_col, m * f_m]
 
 
 def velo_features(g: jax.Array, p: jax.Array, moments: Moments, block: Block, v_eps: float = 1e-6) -> list[jax.Array]:

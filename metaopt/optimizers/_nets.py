@@ -135,19 +135,19 @@ def _dense(hidden, layers, shape):
     return hidden
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _fused(layers, groups, shape):
-    """Every sum written out: one loop over the coordinates, no intermediate is stored. In the first layer that is done
-    for what is as large as the tensor, if that is large; the rest is summed up by small products before."""
+    """Every sum written out: one loop over the coordinates, no intermediate is stored. What is smaller than the tensor
+    is summed up by small products before."""
     (w, b), *rest = layers
     inputs = _inputs(w, groups)
     partial: dict[tuple[int, ...], jax.Array] = {}
     for w, x in inputs:
-        if x.shape[1:] != shape or x[0].size < SMALL:
+        if x.shape[1:] != shape:
             partial[x.shape[1:]] = partial.get(x.shape[1:], 0) + jnp.tensordot(w, x, axes=(0, 0))
     hidden = [h + sum(p[j] for p in partial.values()) for j, h in enumerate(b)]
     for w, x in inputs:
-        if x.shape[1:] == shape and x[0].size >= SMALL:
+        if x.shape[1:] == shape:
             hidden = [h + sum(w[k, j] * row for k, row in enumerate(x)) for j, h in enumerate(hidden)]
     for w, b in rest:
         active = [jax.nn.relu(h) for h in hidden]
@@ -155,23 +155,71 @@ def _fused(layers, groups, shape):
     return hidden
 
 
-@_fused.defjvp
-def _fused_jvp(shape, primals, tangents):
-    """Written out, the derivative by each weight would be a reduction of its own: products are faster there."""
-    return jax.jvp(partial(_stacked, shape=shape), primals, tangents)
-
-
-def _stacked(layers, groups, shape):
-    """Matrix products alone, one for all the groups of a shape in the first layer."""
+def _fused_forward(layers, groups, shape):
+    """Where it is differentiated, matrix products: they store what the derivative needs, once, and the derivative by a
+    weight is a product as well and not a reduction of its own."""
     (w, b), *rest = layers
+    inputs = _by_shape(w, groups)
+    rows, x = inputs.pop(shape)
+    if inputs:  # what is smaller than the tensor adds up to inputs of weight one: so the product gives the whole sum
+        sums = _column(b, shape) + sum(jnp.tensordot(w, y, axes=(0, 0)) for w, y in inputs.values())
+        rows, x = jnp.concatenate([rows, jnp.eye(len(b))]), jnp.concatenate([x, sums])
+        hidden = [jnp.tensordot(rows, x, axes=(0, 0))]
+    else:
+        hidden = [jnp.tensordot(rows, x, axes=(0, 0)) + _column(b, shape)]
+    for w, b in rest:
+        hidden.append(jnp.tensordot(w, jax.nn.relu(hidden[-1]), axes=(0, 0)) + _column(b, shape))
+    return list(hidden.pop()), (layers, groups, {**inputs, shape: (rows, x)}, hidden)
+
+
+def _fused_backward(shape, saved, cotangents):
+    """The derivatives by layers and groups, every array as it was stored: no product is of transposed copies."""
+    layers, groups, inputs, hidden = saved
+    _, *rest = layers
+    d = jnp.stack(cotangents)
+    by_layer = []
+    for (w, _), h in zip(reversed(rest), reversed(hidden), strict=True):
+        by_layer.append((_outer(jax.nn.relu(h), d), _total(d)))
+        d = jnp.where(h > 0, _back(w, d), 0.0)
+    by_shape = {}
+    for s, (rows, x) in inputs.items():
+        shared = tuple(axis for axis, (n, m) in enumerate(zip(s, shape, strict=True), 1) if n != m)
+        d_shared = jnp.sum(d, shared, keepdims=True) if shared else d
+        by_shape[s] = (_outer(x, d_shared), _back(rows, d_shared))
+    used = dict.fromkeys(by_shape, 0)
+    by_group = []
+    for x in groups:
+        s = x.shape[1:]
+        part = slice(used[s], used[s] + len(x))
+        by_group.append(tuple(d[part] for d in by_shape[s]))
+        used[s] = part.stop
+    d_first, d_groups = zip(*by_group, strict=True)
+    return [(jnp.concatenate(d_first), _total(d)), *reversed(by_layer)], list(d_groups)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def _by_shape(w, groups):
+    """{shape: (rows of w, groups)}, both concatenated over the groups of that shape."""
     parts: dict[tuple[int, ...], list] = {}
     for rows, x in _inputs(w, groups):
         parts.setdefault(x.shape[1:], []).append((rows, x))
-    hidden = _column(b, shape)
-    for pairs in parts.values():
-        rows, x = (jnp.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-        hidden = hidden + jnp.tensordot(rows, x, axes=(0, 0))
-    return list(_dense(hidden, rest, shape))
+    return {s: tuple(map(jnp.concatenate, zip(*pairs, strict=True))) for s, pairs in parts.items()}
+
+
+def _outer(x, d):
+    """[k, *shape], [j, *shape] -> [k, j], the sum of products over all coordinates."""
+    return jax.lax.dot_general(x.reshape(len(x), -1), d.reshape(len(d), -1), (((1,), (1,)), ((), ())))
+
+
+def _back(w, d):
+    """w d over the coordinates, [k, j], [j, *shape] -> [k, *shape], written out to be fused with what follows."""
+    return sum(_column(w[:, j], d.shape[1:]) * row[None] for j, row in enumerate(d))
+
+
+def _total(d):
+    return jnp.sum(d, tuple(range(1, d.ndim)))
 
 
 def _inputs(w, groups):

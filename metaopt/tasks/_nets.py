@@ -141,8 +141,12 @@ def linen_apply(module: Any, params: PyTree, *inputs: PyTree) -> PyTree:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean of logsumexp(z) - z_label over all axes of the labels, for logits [..., classes] and int labels [...]."""
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    """Mean of logsumexp(z) - z_label over all axes of the labels, for logits [..., classes] and int labels [...].
+
+    z_label by a comparison with all classes: a gather's derivative is a scatter, in kernels of their own.
+    """
+    own = labels[..., None] == jnp.arange(logits.shape[-1]).reshape(*[1] * labels.ndim, -1)
+    picked = jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
 
 
