@@ -17,8 +17,9 @@ def cores() -> int:
 
 
 def setup() -> None:
-    """One host device per core, with one thread each (on a CPU that is faster than one device with many threads, and
-    threads of several devices get in each other's way), and a persistent cache.
+    """One host device per core, of one thread (on a CPU that is faster than one device of many threads), and a
+    persistent cache. A pool of as many threads as devices is a trap: where all of them run a device's program, a batch of
+    QR decompositions that each hands to the pool waits forever. A pool of one thread is not used at all.
 
     Must run before the first use of a device; what the user chose through JAX_NUM_CPU_DEVICES, XLA_FLAGS, NPROC or
     JAX_COMPILATION_CACHE_DIR stays. JAX_PLATFORMS is honoured by JAX itself; host devices are idle on a GPU.
@@ -28,8 +29,7 @@ def setup() -> None:
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen:
         jax.config.update("jax_num_cpu_devices", cores())
-        if "NPROC" not in os.environ:
-            os.environ.setdefault("PJRT_NPROC", "1")
+        os.environ.setdefault("NPROC", "1")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "metaopt" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

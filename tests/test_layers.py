@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 # A module or package imports only from rows above its own. The names in a row are independent of each other.
 ROWS = (
     ("types", "files", "registry", "runtime", "progress", "overrides"),
-    ("tree", "schedules", "rules"),
+    ("tree", "linalg", "schedules", "rules"),
     ("entry",),
     ("optimizers", "data", "unroll", "checkpoint", "sharding", "config"),
     ("tasks", "estimators", "evaluate", "train", "record", "weights", "freeze", "measure"),

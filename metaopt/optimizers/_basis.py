@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from metaopt import linalg
 from metaopt.optimizers._blocks import Block
 
 MEMORY = 0.95  # b
@@ -96,7 +97,7 @@ def _renewed(due: jax.Array, covariance: jax.Array, vectors: jax.Array) -> jax.A
     def renew():
         diagonal = jnp.diagonal(covariance, axis1=-2, axis2=-1)
         scale = 1 / (diagonal.mean(-1)[..., None, None] + TINY)
-        q, r = jnp.linalg.qr(jnp.matmul(covariance * scale, vectors, precision=EXACT) + RIDGE * vectors)
+        q, r = linalg.qr(jnp.matmul(covariance * scale, vectors, precision=EXACT) + RIDGE * vectors)
         signs = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
         return jnp.where(due[..., None, None], q * signs[..., None, :], vectors)
 

@@ -161,7 +161,7 @@ def normalized_gradients(base: Task, scope: Literal["global", "tensor"] = "globa
 
 
 def low_rank_gradients(base: Task, rank: int = 1) -> Task:
-    """Gradients of matrices projected to a random space of `rank` dimensions: Q Q^T g, Q = qr(g N(0, I)).
+    """Gradients of matrices projected to a random space of `rank` dimensions: Q Q^T g, Q = orth(g N(0, I)).
 
     base: the family to wrap
     rank: of the gradients; matrices with fewer rows or columns, and vectors, keep theirs
@@ -250,5 +250,15 @@ def _projected(g: jax.Array, key: jax.Array, rank: int) -> jax.Array:
     if g.ndim < 2 or min(g.size // g.shape[-1], g.shape[-1]) <= rank:
         return g
     matrix = g.reshape(-1, g.shape[-1]).astype(jnp.promote_types(g.dtype, jnp.float32))
-    q = jnp.linalg.qr(matrix @ jax.random.normal(key, (matrix.shape[1], rank), matrix.dtype))[0]
+    q = _orthonormal(matrix @ jax.random.normal(key, (matrix.shape[1], rank), matrix.dtype))
     return (q @ (q.T @ matrix)).reshape(g.shape).astype(g.dtype)
+
+
+def _orthonormal(x: jax.Array) -> jax.Array:
+    """Gram-Schmidt on the columns of x [n, k], twice each: as good as QR, and can be differentiated. Zero stays zero."""
+    q = jnp.zeros((len(x), 0), x.dtype)
+    for column in x.T:
+        for _ in range(2):
+            column = column - q @ (q.T @ column)
+        q = jnp.concatenate([q, (column / _norm(column))[:, None]], axis=1)
+    return q

@@ -12,6 +12,7 @@ written here, as small as such a rule can be: tasks do not import optimizers, an
 import jax
 import jax.numpy as jnp
 
+from metaopt import linalg
 from metaopt.tasks import _nets
 from metaopt.types import Task
 
@@ -54,7 +55,7 @@ def meta_training(
         keys = jax.random.split(key)
         noise = jax.random.normal(keys[0], (batch_size, dim + 1, dim), jnp.float32)
         logs = jax.random.uniform(keys[1], (batch_size, 1, dim), jnp.float32, -1, 0) * jnp.log(cfg["condition"])
-        basis = jnp.linalg.qr(noise[:, :dim])[0]
+        basis = linalg.qr(noise[:, :dim])[0]
         return {"h": (basis * jnp.exp(logs)) @ basis.mT, "minimum": noise[:, dim]}
 
     def loss(cfg, params, batch, key):

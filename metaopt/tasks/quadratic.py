@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metaopt import linalg
 from metaopt.tasks._nets import bounded
 from metaopt.types import Task
 
@@ -36,7 +37,7 @@ def quadratic(dim: int = 10, condition: float | None = None) -> Task:
         gaussian, y = noise[: dim * dim].reshape(dim, dim), noise[dim * dim :]
         if lambdas is None:
             return {"w": gaussian, "y": y}
-        w = np.sqrt(lambdas)[:, None] * jnp.linalg.qr(gaussian)[0]
+        w = np.sqrt(lambdas)[:, None] * linalg.qr(gaussian)[0]
         return {"w": w, "y": w @ y}
 
     def init(cfg, key):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metaopt import linalg
 from metaopt.tasks._nets import bounded, sample_scale
 from metaopt.types import Task
 
@@ -44,7 +45,7 @@ def taskset_quadratic(
         noise_ = jax.random.normal(keys[0], (2 * dim * dim + dim,), jnp.float32)
         gaussian, rotation = noise_[: 2 * dim * dim].reshape(2, dim, dim)
         kind, is_log, is_noisy = jax.random.randint(keys[1], (3,), 0, jnp.array([4, 2, 2]))
-        q, uniform = jnp.linalg.qr(rotation)[0], jax.scipy.stats.norm.cdf(gaussian)
+        q, uniform = linalg.qr(rotation)[0], jax.scipy.stats.norm.cdf(gaussian)
         spaced = spectrum(jax.random.uniform(keys[2], (), jnp.float32, *largest))
         rotated = jnp.einsum("ij,kj,lj->kil", q, spaced, q)
         kinds = jnp.concatenate([jnp.stack([gaussian, uniform]) / np.sqrt(dim), rotated])
