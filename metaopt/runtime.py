@@ -17,9 +17,8 @@ def cores() -> int:
 
 
 def setup() -> None:
-    """One host device per core, of one thread (on a CPU that is faster than one device of many threads), and a
-    persistent cache. A pool of as many threads as devices is a trap: where all of them run a device's program, a batch of
-    QR decompositions that each hands to the pool waits forever. A pool of one thread is not used at all.
+    """One host device per core, of one thread (on a CPU that is faster than one device of many threads, and than
+    several of several), and a persistent cache.
 
     Must run before the first use of a device; what the user chose through JAX_NUM_CPU_DEVICES, XLA_FLAGS, NPROC or
     JAX_COMPILATION_CACHE_DIR stays. JAX_PLATFORMS is honoured by JAX itself; host devices are idle on a GPU.

@@ -40,7 +40,7 @@ def unroll(
     measure: Callable[[Inner, PyTree, PyTree, jax.Array], jax.Array] | None = None,
 ) -> tuple[Inner, jax.Array]:
     """Takes `length` steps; returns the run and the raw training losses [length], each measured BEFORE its update; or
-    measure(inner, data, params, step) in their place, `inner` being the run without what changes from step to step.
+    measure(inner, data, params, step) in their place, `inner` being the run as it began, without state.
 
     Beside the loss as `value`, `update` gets the gradient again, as `grad`, and `value_fn`, the loss of the same batch
     and noise as a function of the parameters, for what evaluates it elsewhere (line searches, Newton's method). Where
@@ -55,8 +55,8 @@ def unroll(
     """
     tx = transformation(task, optimizer, theta, inner.horizon)
     opt_state = tree.where(inner.step == 0, tx.init(inner.params), inner.opt_state)
-    start = (inner.params, opt_state, inner.step)
-    fixed = (theta, inner._replace(params=None, opt_state=None, step=None), data)
+    first = (inner.params, opt_state, inner.step)
+    fixed = (theta, inner._replace(params=None, opt_state=None), data)
     value_and_grad = jax.value_and_grad(task.loss, argnums=1, has_aux=True)
 
     def step(fixed, carry):
@@ -75,13 +75,13 @@ def unroll(
         return (optax.apply_updates(params, updates), opt_state, t + 1), value
 
     step = _recomputed(step) if remat else step
-    (params, opt_state, t), values = jax.lax.scan(lambda carry, _: step(fixed, carry), start, None, length)
+    (params, opt_state, t), values = jax.lax.scan(lambda carry, _: step(fixed, carry), first, None, length)
     return inner._replace(params=params, opt_state=opt_state, step=t), values
 
 
 def _recomputed(fn: Callable) -> Callable:
-    """fn(*arguments), whose derivative keeps the arguments alone. `jax.checkpoint` does so too, but takes the way forward
-    as its derivative would; here it stays what it is without one. Nothing that fn closes over is differentiated."""
+    """fn(*arguments), whose derivative keeps the arguments alone. `jax.checkpoint` does so too, but takes the way
+    forward as its derivative would; here it stays as it is without one. What fn closes over is not differentiated."""
 
     @jax.custom_vjp
     def run(*arguments):

@@ -73,8 +73,8 @@ def ema(decays: Array, old: jax.Array, x: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def repeat(x: jax.Array, k: int) -> jax.Array:
-    """x [1, *shape], the same for each of k decays. Backward the k are added up one by one, in the loop that makes them:
-    a reduction over so few would be a loop of its own."""
+    """x [1, *shape], the same for each of k decays. Backward the k are added up one by one, in the loop that makes
+    them: a reduction over so few would be a loop of its own."""
     return jnp.broadcast_to(x, (k, *x.shape[1:]))
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaopt.optimizers._blocks import SMALL, Block, in_pieces
+from metaopt.optimizers._blocks import Block, in_pieces
 from metaopt.types import PyTree
 
 Layers = Sequence[tuple[jax.Array, jax.Array]]

@@ -255,7 +255,7 @@ def _projected(g: jax.Array, key: jax.Array, rank: int) -> jax.Array:
 
 
 def _orthonormal(x: jax.Array) -> jax.Array:
-    """Gram-Schmidt on the columns of x [n, k], twice each: as good as QR, and can be differentiated. Zero stays zero."""
+    """Gram-Schmidt on the columns of x [n, k], twice each: as good as QR, and differentiable. Zero stays zero."""
     q = jnp.zeros((len(x), 0), x.dtype)
     for column in x.T:
         for _ in range(2):
