@@ -60,7 +60,10 @@ def unroll(
     value_and_grad = jax.value_and_grad(task.loss, argnums=1, has_aux=True)
 
     def step(fixed, carry):
-        (theta, run, data), (params, opt_state, t) = fixed, carry
+        (theta, *rest), (params, opt_state, t) = fixed, carry
+        run, data = jax.lax.stop_gradient(
+            rest
+        )  # theta acts through nothing else, and not all of it can be differentiated
         tx = transformation(task, optimizer, theta, run.horizon)
         batch = task.batch(run.cfg, data, jax.random.fold_in(run.key, 2 * t), split)
         noise_key = jax.random.fold_in(run.key, 2 * t + 1)

@@ -48,7 +48,7 @@ def start(shape: tuple[int, ...], limit: int) -> Basis:
 
 def follow(basis: Basis, g: jax.Array, due: jax.Array) -> Basis:
     """The basis after the gradient g, f32 of the tensor's shape; due, a bool scalar: is Q to be renewed?"""
-    m = jax.lax.stop_gradient(g).reshape(_matrix(g.shape))
+    basis, m = jax.lax.stop_gradient((basis, g.reshape(_matrix(g.shape))))
     rows, columns = (side and _follow(side, x, due) for side, x in zip(basis, (m, m.T), strict=True))
     return rows, columns
 
