@@ -61,9 +61,8 @@ def unroll(
 
     def step(fixed, carry):
         (theta, *rest), (params, opt_state, t) = fixed, carry
-        run, data = jax.lax.stop_gradient(
-            rest
-        )  # theta acts through nothing else, and not all of it can be differentiated
+        # Theta does not act through the member or the data, and not all that is made of them can be differentiated.
+        run, data = jax.lax.stop_gradient(rest)
         tx = transformation(task, optimizer, theta, run.horizon)
         batch = task.batch(run.cfg, data, jax.random.fold_in(run.key, 2 * t), split)
         noise_key = jax.random.fold_in(run.key, 2 * t + 1)
