@@ -18,6 +18,7 @@ from metaopt.optimizers.mlp import mlp
 from metaopt.optimizers.mup import mup
 from metaopt.optimizers.nadamw8p import nadamw8p
 from metaopt.optimizers.nn_adam import nn_adam
+from metaopt.optimizers.quasi_newton import quasi_newton
 from metaopt.optimizers.rnn_mlp import rnn_mlp
 from metaopt.optimizers.rnnprop import rnnprop
 from metaopt.optimizers.scale_hierarchical import scale_hierarchical
@@ -44,6 +45,7 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "nadamw8p": nadamw8p,
     "adam8p": adam8p,
     "mup": partial(mup, base=adafac_mlp()),
+    "quasi_newton": partial(quasi_newton, base=anchored()),
 }
 
 # With default arguments: learned numbers; state floats per parameter; inputs beside gradients and parameters
@@ -66,6 +68,7 @@ FACTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "nadamw8p": (10, 2.0, ("horizon",)),
     "adam8p": (8, 2.0, ("horizon",)),
     "mup": (197, 4.0, ()),
+    "quasi_newton": (466, 3.0, ("loss", "horizon")),
 }
 
 
