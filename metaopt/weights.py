@@ -17,7 +17,7 @@ from metaopt.optimizers import make
 from metaopt.types import LearnedOptimizer, PyTree
 
 PRETRAINED = Path(__file__).parent / "pretrained"
-FLAGSHIP = "anchor-1"  # what `load` without a name gives
+FLAGSHIP = "anchor-2"  # what `load` without a name gives
 
 
 class Learned(NamedTuple):

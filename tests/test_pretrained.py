@@ -16,7 +16,7 @@ from metaopt.optimizers import make
 from metaopt.tasks import make as make_task
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = {"anchor-1": "flagship.yaml"}  # what each was meta-trained by
+CONFIGS = {"anchor-2": "flagship.yaml"}  # what each was meta-trained by
 
 
 def test_each_has_a_config():

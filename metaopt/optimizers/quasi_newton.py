@@ -1,32 +1,34 @@
 """Quasi-Newton steps for any learned optimizer, taken where the loss is seen to be free of noise. Made for metaopt.
 
-Networks are trained on minibatches, whose noise drowns second differences; that is what learned optimizers are for.
-But on a problem without noise, a fit to few data or a function of a few numbers, two gradients tell the curvature between
-them, and L-BFGS is far ahead of any rule that looks at gradients alone. This wrapper finds out which is the case and
-hands over: the base's step stays as it is wherever there is noise.
+Networks are trained on minibatches, whose noise drowns second differences; learned optimizers are made for that. But
+on a problem without noise, a fit to few data or a function of a few numbers, two gradients tell the curvature between
+them, and L-BFGS is far ahead of rules that look at gradients alone. This wrapper finds out which is the case, from the
+losses and gradients that it is given anyway. Where there is noise the base's steps stay as they are.
 
-**Is there noise?** With f, g the loss and gradient at p, and f', g' after a step s, f' - f = (g + g')·s/2 for a quadratic,
-and up to third order in s for any smooth loss, whatever made the step. Minibatches that differ break it. So
+**Is there noise?** With f, g the loss and its gradient at p, and f', g' after a step s, f' - f = (g + g')·s/2 for a
+quadratic, and up to third order in s for any smooth loss, whoever made the step. Other minibatches break it. So
 
-    u = |f' - f - (g + g')·s/2| / (|f' - f| + |(g + g')·s/2|)       in [0, 1]; what may be rounding counts as 0
-    U <- .8 U + .2 u,  U_0 = 1                                      the gate is open while U < noise
+    u = max(0, |f' - f - (g + g')·s/2| - e) / (|f' - f| + |(g + g')·s/2|), at most 1;   U <- .8 U + .2 u,  from U = 1
 
-**Open**, p moves from the best point b so far (f_b, g_b) by a trust-region step of L-BFGS:
+and the gate is open while U < noise. e is what may be rounding, 4e-7 (f + f') + 6e-8 sqrt(f F), F the largest loss so
+far: of the losses themselves, and of differences of numbers of the order sqrt(F) whose squares are summed.
 
-    b <- p  if f <= f_b, else the step is taken back
-    p <- b - min(1, r R / |H g_b|) H g_b,   R = |p|, at least .01 sqrt(N)
+**Open**, p moves from b, the best point since it opened, by a trust-region step of L-BFGS:
 
-H is the inverse Hessian of L-BFGS from the last `memory` pairs (s, y = g' - g) with s·y > 1e-4 |s||y|, open or not, H_0 =
-s·y/y·y of the newest. r doubles, up to `trust`, when a step is kept, and becomes a quarter of |s|/R when it is not.
-**Closed**, b is the present point, and p <- p + the base's step. The base sees every gradient in either case.
+    b <- p  if f <= f_b, up to rounding; otherwise the last step is taken back
+    p <- b - min(1, r R / |H g_b|) H g_b,   R = max(|b|, sqrt(N)/100) for a model of N numbers
 
-Models of more than `limit` numbers are left to the base and cost nothing. A step of quasi-Newton is a constant to
-whoever differentiates: where it leads depends little on where it came from. Theta is the base's own: weights serve with
-the wrapper and without. It uses the loss, as `value`; gradients that are not those of that loss (clipped, delayed, of
-another batch) close the gate.
+H is the inverse Hessian of L-BFGS, of the last `memory` pairs (s, y = g' - g) with s·y > 1e-4 |s||y|, whether it was
+open or not, from H_0 = s·y/y·y of the newest. r doubles, up to `trust`, when a step is kept, and becomes a quarter of
+|s|/R when it is not. **Closed**, p moves by the base's step and b is the present point. The base sees every gradient.
 
-L-BFGS: Liu & Nocedal 1989; the recursion and the trust region as in Nocedal & Wright, Numerical Optimization (2006),
-algorithms 7.4 and 4.1.
+Models of more than `limit` numbers are left to the base, at no cost. Quasi-Newton steps are constants to whoever
+differentiates: where they lead depends little on where they came from. Theta is the base's own: weights serve with
+the wrapper and without. It uses the loss, as `value`; gradients that are not those of that loss (clipped, late, of
+other data) close the gate.
+
+L-BFGS: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization"; the recursion and the
+trust region as in Nocedal & Wright 2006, "Numerical Optimization", algorithms 7.4 and 4.1.
 """
 
 import math
@@ -39,11 +41,11 @@ import optax
 from jax.custom_batching import custom_vmap
 from jax.flatten_util import ravel_pytree
 
-from metaopt.optimizers import _features as F
+from metaopt import tree
 from metaopt.types import LearnedOptimizer, PyTree
 
 FORGET = 0.2  # of U
-ROUNDING = np.float32(4e-7)  # of a loss in float32, relative to it
+ROUNDING, RESIDUAL = np.float32(4e-7), np.float32(6e-8)  # of a loss in float32, relative to it, and of a residual
 CONVEX = 1e-4  # the least cosine of s and y
 SMALLEST = 0.01  # of the RMS that a trust region is relative to
 GROW, SHRINK = 2.0, 0.25  # of r
@@ -69,6 +71,7 @@ class Track(NamedTuple):
     pairs: Pairs
     radius: jax.Array  # r, f32 scalar
     noise: jax.Array  # U, f32 scalar
+    highest: jax.Array  # of the losses so far, f32 scalar
 
 
 class QuasiNewtonState(NamedTuple):
@@ -105,26 +108,28 @@ def quasi_newton(
             updates, inner = tx.update(grads, state.base, params, value=value, **extra)
             if state.track is None:
                 return updates, QuasiNewtonState(inner, None)
-            wide = jax.tree.map(lambda x: jax.lax.stop_gradient(x).astype(jnp.float32), (params, grads))
-            (p, unravel), (g, _) = map(ravel_pytree, wide)
-            value = jax.lax.stop_gradient(jnp.asarray(value, jnp.float32))
-            track, to, open = _follow(state.track, p, F.clean(g), value, noise, trust)
-            updates = jax.tree.map(
-                lambda u, x, p: jnp.where(open, (x - p.astype(jnp.float32)).astype(u.dtype), u),
-                updates,
-                unravel(to),
-                params,
-            )
-            return updates, QuasiNewtonState(inner, track)
+            (p, unravel), (g, _) = (ravel_pytree(jax.tree.map(_wide, x)) for x in (params, grads))
+            track, to, taken = _follow(state.track, p, g, _wide(value), noise, trust)
+            track = jax.tree.map(lambda new, old: new.astype(old.dtype), track, state.track)
+            ours = jax.tree.map(lambda x, p: (x - p.astype(x.dtype)).astype(p.dtype), unravel(to), params)
+            return tree.where(taken, ours, updates), QuasiNewtonState(inner, track)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
     return LearnedOptimizer(base.init, build)
 
 
+def _wide(x: jax.Array) -> jax.Array:
+    """A constant to whoever differentiates, of float32 at least."""
+    x = jax.lax.stop_gradient(jnp.asarray(x))
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _start(n: int, memory: int, trust: float) -> Track:
     pairs = Pairs(jnp.zeros((memory, n)), jnp.zeros((memory, n)), jnp.zeros(memory), jnp.zeros(memory))
-    return Track(jnp.zeros(n), jnp.zeros(n), jnp.float32(NONE), pairs, jnp.float32(trust), jnp.float32(1.0))
+    return Track(
+        jnp.zeros(n), jnp.zeros(n), jnp.float32(NONE), pairs, jnp.float32(trust), jnp.float32(1.0), jnp.float32(0.0)
+    )
 
 
 def _follow(
@@ -132,24 +137,28 @@ def _follow(
 ) -> tuple[Track, jax.Array, jax.Array]:
     """-> (the track with this point in it; where a quasi-Newton step leads, [N]; whether it is to be taken)"""
     s, begun = p - old.params, old.value < NONE
-    level = old.noise + FORGET * (_unexplained(old, s, g, value) - old.noise)
+    highest = jnp.where(jnp.isfinite(value), jnp.maximum(old.highest, jnp.abs(value)), old.highest)
+    u = jnp.where(begun, _unexplained(old, s, g, value, highest), 1.0)
+    level = old.noise + FORGET * (u - old.noise)
     open = level < noise
     pairs = _paired(old.pairs, s, g - old.grad, begun)
     back = open & ~(value <= old.value + ROUNDING * jnp.abs(old.value))  # from a loss that is NaN as well
-    point = jax.tree.map(lambda a, b: jnp.where(back, a, b), (old.params, old.grad, old.value), (p, g, value))
-    size = jnp.maximum(_norm(point[0]), SMALLEST * math.sqrt(p.size))
+    b, g, value = tree.where(back, (old.params, old.grad, old.value), (p, g, value))
+    size = jnp.maximum(_norm(b), SMALLEST * math.sqrt(p.size))
     radius = jnp.where(back, SHRINK * jnp.minimum(_norm(s) / size, old.radius), jnp.where(open, GROW, 1.0) * old.radius)
     radius = jnp.clip(radius, TINY, trust)
-    step = _direction(open, point[1], pairs)
+    step = _direction(open, g, pairs)
     step = jnp.minimum(1.0, radius * size / (_norm(step) + TINY)) * step
-    open = open & (pairs.cosine[0] > 0) & jnp.all(jnp.isfinite(step))
-    return Track(*point, pairs, radius, level), point[0] - step, open
+    taken = open & (pairs.cosine[0] > 0) & jnp.all(jnp.isfinite(step))
+    return Track(b, g, value, pairs, radius, level, highest), b - step, taken
 
 
-def _unexplained(old: Track, s: jax.Array, g: jax.Array, value: jax.Array) -> jax.Array:
+def _unexplained(old: Track, s: jax.Array, g: jax.Array, value: jax.Array, highest: jax.Array) -> jax.Array:
     """u"""
     found, told = value - old.value, jnp.sum((g + old.grad) * s) / 2
-    error = jnp.abs(found - told) - ROUNDING * (jnp.abs(value) + jnp.abs(old.value))
+    f, before = jnp.abs(value), jnp.abs(old.value)
+    rounding = ROUNDING * (f + before) + RESIDUAL * jnp.sqrt(jnp.maximum(f, before) * highest)
+    error = jnp.abs(found - told) - rounding
     share = jnp.maximum(error, 0.0) / (jnp.abs(found) + jnp.abs(told) + TINY)
     return jnp.where(jnp.isfinite(share), jnp.minimum(share, 1.0), 1.0)
 
