@@ -15,7 +15,7 @@ far: of the losses themselves, and of differences of numbers of the order sqrt(F
 
 **Open**, p moves from b, the best point since it opened, by a trust-region step of L-BFGS:
 
-    b <- p  if f <= f_b, up to rounding; otherwise the last step is taken back
+    b <- p  if f <= f_b + e; otherwise the last step is taken back
     p <- b - min(1, r R / |H g_b|) H g_b,   R = max(|b|, sqrt(N)/100) for a model of N numbers
 
 H is the inverse Hessian of L-BFGS, of the last `memory` pairs (s, y = g' - g) with s·y > 1e-4 |s||y|, whether it was
@@ -138,11 +138,12 @@ def _follow(
     """-> (the track with this point in it; where a quasi-Newton step leads, [N]; whether it is to be taken)"""
     s, begun = p - old.params, old.value < NONE
     highest = jnp.where(jnp.isfinite(value), jnp.maximum(old.highest, jnp.abs(value)), old.highest)
-    u = jnp.where(begun, _unexplained(old, s, g, value, highest), 1.0)
+    rounding = _rounding(jnp.abs(value), jnp.abs(old.value), highest)
+    u = jnp.where(begun, _unexplained(value - old.value, jnp.sum((g + old.grad) * s) / 2, rounding), 1.0)
     level = old.noise + FORGET * (u - old.noise)
     open = level < noise
     pairs = _paired(old.pairs, s, g - old.grad, begun)
-    back = open & ~(value <= old.value + ROUNDING * jnp.abs(old.value))  # from a loss that is NaN as well
+    back = open & ~(value <= old.value + rounding)  # from a loss that is NaN as well
     b, g, value = tree.where(back, (old.params, old.grad, old.value), (p, g, value))
     size = jnp.maximum(_norm(b), SMALLEST * math.sqrt(p.size))
     radius = jnp.where(back, SHRINK * jnp.minimum(_norm(s) / size, old.radius), jnp.where(open, GROW, 1.0) * old.radius)
@@ -153,13 +154,15 @@ def _follow(
     return Track(b, g, value, pairs, radius, level, highest), b - step, taken
 
 
-def _unexplained(old: Track, s: jax.Array, g: jax.Array, value: jax.Array, highest: jax.Array) -> jax.Array:
-    """u"""
-    found, told = value - old.value, jnp.sum((g + old.grad) * s) / 2
-    f, before = jnp.abs(value), jnp.abs(old.value)
-    rounding = ROUNDING * (f + before) + RESIDUAL * jnp.sqrt(jnp.maximum(f, before) * highest)
-    error = jnp.abs(found - told) - rounding
-    share = jnp.maximum(error, 0.0) / (jnp.abs(found) + jnp.abs(told) + TINY)
+def _rounding(f: jax.Array, before: jax.Array, highest: jax.Array) -> jax.Array:
+    """e"""
+    return ROUNDING * (f + before) + RESIDUAL * jnp.sqrt(jnp.maximum(f, before)) * jnp.sqrt(highest)
+
+
+def _unexplained(found: jax.Array, told: jax.Array, rounding: jax.Array) -> jax.Array:
+    """u, of f' - f and (g + g')·s/2"""
+    error = jnp.maximum(jnp.abs(found - told) - rounding, 0.0)
+    share = error / (jnp.abs(found) + jnp.abs(told) + TINY)
     return jnp.where(jnp.isfinite(share), jnp.minimum(share, 1.0), 1.0)
 
 
