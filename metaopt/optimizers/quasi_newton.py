@@ -143,7 +143,7 @@ def _follow(
     level = old.noise + FORGET * (u - old.noise)
     open = level < noise
     pairs = _paired(old.pairs, s, g - old.grad, begun)
-    back = open & ~(value <= old.value + rounding)  # from a loss that is NaN as well
+    back = open & ~((value <= old.value + rounding) & jnp.isfinite(value))
     b, g, value = tree.where(back, (old.params, old.grad, old.value), (p, g, value))
     size = jnp.maximum(_norm(b), SMALLEST * math.sqrt(p.size))
     radius = jnp.where(back, SHRINK * jnp.minimum(_norm(s) / size, old.radius), jnp.where(open, GROW, 1.0) * old.radius)

@@ -176,7 +176,9 @@ def test_never_loses_what_it_had(seed):
     assert value[-1] < 1e-8
 
 
-@pytest.mark.parametrize(("value", "kept"), [(0.5, True), (1 + 2**-22, True), (1 + 1e-6, False), (np.nan, False)])
+@pytest.mark.parametrize(
+    ("value", "kept"), [(0.5, True), (1 + 2**-22, True), (1 + 1e-6, False), (np.nan, False), (np.inf, False)]
+)
 def test_what_is_taken_back(value, kept):
     """Two units in the last place are rounding, eight are not: 2 · 4e-7 + 6e-8."""
     pairs = Pairs(jnp.ones((1, 3)), jnp.ones((1, 3)), jnp.ones(1), jnp.ones(1))
