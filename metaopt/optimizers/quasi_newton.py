@@ -13,10 +13,10 @@ quadratic, and up to third order in s for any smooth loss, whoever made the step
 and the gate is open while U < noise. e is what may be rounding, 4e-7 (f + f') + 6e-8 sqrt(f F), F the largest loss so
 far: of the losses themselves, and of differences of numbers of the order sqrt(F) whose squares are summed.
 
-**Open**, p moves from b, the best point since it opened, by a trust-region step of L-BFGS:
+**Open**, p moves from b by a trust-region step of L-BFGS:
 
-    b <- p  if f <= f_b + e; otherwise the last step is taken back
     p <- b - min(1, r R / |H g_b|) H g_b,   R = max(|b|, sqrt(N)/100) for a model of N numbers
+    b <- p  if f <= f_b + e; otherwise the step is taken back, and another one made, be the gate open then or not
 
 H is the inverse Hessian of L-BFGS, of the last `memory` pairs (s, y = g' - g) with s·y > 1e-4 |s||y|, whether it was
 open or not, from H_0 = s·y/y·y of the newest. r doubles, up to `trust`, when a step is kept, and becomes a quarter of
@@ -71,7 +71,8 @@ class Track(NamedTuple):
     pairs: Pairs
     radius: jax.Array  # r, f32 scalar
     noise: jax.Array  # U, f32 scalar
-    highest: jax.Array  # of the losses so far, f32 scalar
+    highest: jax.Array  # of the losses so far, F, f32 scalar
+    taken: jax.Array  # bool scalar: the last step was of quasi-Newton
 
 
 class QuasiNewtonState(NamedTuple):
@@ -127,9 +128,8 @@ def _wide(x: jax.Array) -> jax.Array:
 
 def _start(n: int, memory: int, trust: float) -> Track:
     pairs = Pairs(jnp.zeros((memory, n)), jnp.zeros((memory, n)), jnp.zeros(memory), jnp.zeros(memory))
-    return Track(
-        jnp.zeros(n), jnp.zeros(n), jnp.float32(NONE), pairs, jnp.float32(trust), jnp.float32(1.0), jnp.float32(0.0)
-    )
+    radius, noise, highest = (jnp.float32(x) for x in (trust, 1.0, 0.0))
+    return Track(jnp.zeros(n), jnp.zeros(n), jnp.float32(NONE), pairs, radius, noise, highest, taken=jnp.array(False))
 
 
 def _follow(
@@ -143,15 +143,16 @@ def _follow(
     level = old.noise + FORGET * (u - old.noise)
     open = level < noise
     pairs = _paired(old.pairs, s, g - old.grad, begun)
-    back = open & ~((value <= old.value + rounding) & jnp.isfinite(value))
+    back = old.taken & ~((value <= old.value + rounding) & jnp.isfinite(value))
     b, g, value = tree.where(back, (old.params, old.grad, old.value), (p, g, value))
     size = jnp.maximum(_norm(b), SMALLEST * math.sqrt(p.size))
-    radius = jnp.where(back, SHRINK * jnp.minimum(_norm(s) / size, old.radius), jnp.where(open, GROW, 1.0) * old.radius)
+    tried = jnp.minimum(_norm(s) / size, old.radius)
+    radius = jnp.where(back, SHRINK * tried, jnp.where(old.taken, GROW, 1.0) * old.radius)
     radius = jnp.clip(radius, TINY, trust)
-    step = _direction(open, g, pairs)
+    step = _direction(open | back, g, pairs)
     step = jnp.minimum(1.0, radius * size / (_norm(step) + TINY)) * step
-    taken = open & (pairs.cosine[0] > 0) & jnp.all(jnp.isfinite(step))
-    return Track(b, g, value, pairs, radius, level, highest), b - step, taken
+    taken = (open | back) & (pairs.cosine[0] > 0) & jnp.all(jnp.isfinite(step))
+    return Track(b, g, value, pairs, radius, level, highest, taken), b - step, taken
 
 
 def _rounding(f: jax.Array, before: jax.Array, highest: jax.Array) -> jax.Array:

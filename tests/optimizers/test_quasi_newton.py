@@ -37,7 +37,7 @@ def program(loss, steps, rate=1e-3, transform=None, **arguments):
         tx, plain = optimizer.build(jnp.asarray(rate), steps), base.build(jnp.asarray(rate), steps)
         first = tx.init(params)
         if jax.config.jax_enable_x64:
-            first = jax.tree.map(lambda x: x.astype(float), first)
+            first = jax.tree.map(lambda x: x if x.dtype == bool else x.astype(float), first)
 
         def step(carry, key):
             params, state = carry
@@ -95,7 +95,7 @@ def test_what_is_no_pair(s, y):
 def equation(f, gradient, p, steps, rate, memory, noise, trust):
     """The docstring in numpy. -> p after each step, and what happened in it"""
     n, found, events = p.size, [], []
-    b, f_b, g_b, pairs, level, r, highest = None, None, None, [], 1.0, trust, f(p)
+    b, f_b, g_b, pairs, level, r, highest, taken = None, None, None, [], 1.0, trust, f(p), False
     for _ in range(steps):
         value, g, opened, back = f(p), gradient(p), False, False
         if b is not None:
@@ -108,16 +108,17 @@ def equation(f, gradient, p, steps, rate, memory, noise, trust):
             opened = level < noise
             if s @ y > 1e-4 * np.linalg.norm(s) * np.linalg.norm(y):
                 pairs = [*pairs, (s, y)][-memory:]
-            back = opened and not value <= f_b + rounding
+            back = taken and not value <= f_b + rounding
             if back:
                 size = max(np.linalg.norm(b), np.sqrt(n) / 100)
                 r = min(np.linalg.norm(s) / size, r) / 4
-            elif opened:
+            elif taken:
                 r = min(2 * r, trust)
         if not back:
             b, f_b, g_b = p, value, g
         p = p - rate * g
-        if opened and pairs:
+        taken = (opened or back) and bool(pairs)
+        if taken:
             step = inverse_hessian(pairs) @ g_b
             p = b - min(1, r * max(np.linalg.norm(b), np.sqrt(n) / 100) / np.linalg.norm(step)) * step
         found.append(p)
@@ -182,9 +183,8 @@ def test_never_loses_what_it_had(seed):
 def test_what_is_taken_back(value, kept):
     """Two units in the last place are rounding, eight are not: 2 · 4e-7 + 6e-8."""
     pairs = Pairs(jnp.ones((1, 3)), jnp.ones((1, 3)), jnp.ones(1), jnp.ones(1))
-    old = Track(
-        jnp.ones(3), 1e-3 * jnp.ones(3), jnp.float32(1.0), pairs, jnp.float32(0.1), jnp.float32(0.0), jnp.float32(1.0)
-    )
+    radius, noise, highest = map(jnp.float32, (0.1, 0.0, 1.0))
+    old = Track(jnp.ones(3), 1e-3 * jnp.ones(3), jnp.float32(1.0), pairs, radius, noise, highest, jnp.array(True))
     track, to, taken = _follow(old, jnp.full(3, 1.1), 1e-3 * jnp.ones(3), jnp.float32(value), ALWAYS, 0.3)
     assert taken and np.isclose(track.params[0], 1.1 if kept else 1.0)
     assert np.isclose(track.radius, 0.2 if kept else 0.1 / 4) and np.all(to < track.params)
