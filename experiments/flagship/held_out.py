@@ -2,9 +2,8 @@
 
     python experiments/flagship/held_out.py            # half an hour on two cores
 
-compares them on `heldout_small` (random search and sweeps of horizon, width and batch size too) and on `heldout_full`,
-1,000 steps, three seeds; prints the tables of README.md and writes results.json beside this file. What was measured
-before is read from the cache of `metaopt eval`.
+compares them on `heldout_small` (with random search) and on `heldout_full`, 1,000 steps, three seeds; prints the tables
+of README.md, writes results.json beside this file. What was measured before is read from the cache of `metaopt eval`.
 """
 
 import json
@@ -28,8 +27,7 @@ STEPS, SEEDS = 1000, 3
 COSINE = "adamw:schedule=cosine,warmup=0.05"
 SEARCH = "nadamw8p@100"
 TASKS = (weights.FLAGSHIP, USUAL, REFERENCE, f"{COSINE}@14")  # the columns of the tables by task
-SWEPT = ("horizon", "width", "batch_size")
-KEPT = ("task", "optimizer", "seed", "final_loss", "valid_final", "speedup", "diverged", "value")
+KEPT = ("task", "optimizer", "seed", "final_loss", "valid_final", "speedup", "diverged")
 
 Row = dict[str, Any]
 
@@ -43,13 +41,6 @@ def main() -> None:
         results = evaluation.evaluate(entrants, evaluation.Settings(suite, STEPS, SEEDS), cache, told)
         found[suite] = {"steps": STEPS, "rows": kept(results["rows"]), "worth": results["worth"]}
         print(f"### {suite}\n\n{standings(results['rows'], results['worth'])}\n{by_task(results['rows'])}")
-    found["sweeps"] = {}
-    entrants = [next(learned()), *contenders.contenders([f"{COSINE}@14"], 14)]
-    for axis in SWEPT:
-        settings = evaluation.Settings("heldout_small", STEPS, SEEDS, (axis,))
-        swept = evaluation.evaluate(entrants, settings, cache, told)["sweeps"][axis]
-        found["sweeps"][axis] = {"values": swept["values"], "rows": kept(swept["rows"])}
-        print(f"### {axis}\n\n{by_value(swept)}")
     (HERE / "results.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
@@ -115,20 +106,6 @@ def by_task(rows: Sequence[Row]) -> str:
         values = [final[name][i] for name in TASKS]
         cells = [f"**{x:.2g}**" if x == min(values) else f"{x:.2g}" for x in values]
         lines.append(f"| {task} | " + " | ".join(cells) + f" | {faster[i]:.2f} |")
-    return "\n".join(lines) + "\n"
-
-
-def by_value(swept: dict[str, Any]) -> str:
-    """Markdown: speed-up, IQM, and failed runs, a contender a row, a value a column."""
-    names = [name for name in dict.fromkeys(row["optimizer"] for row in swept["rows"]) if name != REFERENCE]
-    lines = ["| | " + " | ".join(f"{v:g}" for v in swept["values"]) + " |", "|---" * (len(swept["values"]) + 1) + "|"]
-    for name in names:
-        cells = []
-        for value in swept["values"]:
-            rows = [row for row in swept["rows"] if row["value"] == value]
-            iqm, failed = interval(speedups(rows)[name]), [r["diverged"] for r in rows if r["optimizer"] == name]
-            cells.append(f"{iqm.value:.2f} [{iqm.low:.2f}, {iqm.high:.2f}], {sum(failed)}/{len(failed)}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
