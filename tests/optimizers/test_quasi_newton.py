@@ -190,6 +190,16 @@ def test_what_is_taken_back(value, kept):
     assert np.isclose(track.radius, 0.2 if kept else 0.1 / 4) and np.all(to < track.params)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_wild_step_is_taken_back_though_it_closes_the_gate(own):
+    """One of quasi-Newton's; what the base did in front of a closed gate stays."""
+    pairs = Pairs(jnp.ones((1, 3)), jnp.ones((1, 3)), jnp.ones(1), jnp.ones(1))
+    radius, noise, highest = map(jnp.float32, (0.1, 0.09, 1.0))
+    old = Track(jnp.ones(3), 1e-3 * jnp.ones(3), jnp.float32(1.0), pairs, radius, noise, highest, jnp.array(own))
+    track, _, taken = _follow(old, jnp.full(3, 1.1), 1e-3 * jnp.ones(3), jnp.float32(3.0), 0.1, 0.3)
+    assert track.noise > 0.2 and taken == own and np.isclose(track.params[0], 1.0 if own else 1.1)
+
+
 def table(rows, seed=0):
     """Rows of a linear regression with residuals of one."""
     rng = np.random.default_rng(seed)
