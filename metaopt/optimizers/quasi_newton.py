@@ -87,8 +87,8 @@ def quasi_newton(
 
     base: the optimizer that makes the steps elsewhere
     memory: pairs of steps and differences of gradients that L-BFGS has; the state holds 2 memory + 2 numbers more for
-      each of the model's, if these are no more than
-    limit: numbers in a model, above which all is left to the base
+      each of the model's
+    limit: numbers in a model, above which all is left to the base and the state is the base's
     noise: the gate opens where U, the share of a change of the loss that gradients do not explain, is below it
     trust: the longest step, relative to the model's numbers: the largest r
 

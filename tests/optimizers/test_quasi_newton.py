@@ -256,7 +256,10 @@ def test_a_loss_of_zero_leaves_a_finite_state():
 
 def test_a_step_to_where_there_is_no_loss_is_taken_back():
     """log has none below zero: x - log x from 4 with steps of up to twice x."""
-    loss = lambda p, key: jnp.sum(p - jnp.log(p))  # noqa: E731
+
+    def loss(p, key):
+        return jnp.sum(p - jnp.log(p))
+
     _, losses, _, _, track = program(loss, 80, noise=ALWAYS, trust=2.0)(jnp.full(3, 4.0), keys(80))
     assert np.isnan(losses).any()
     np.testing.assert_allclose(track.params[-1], 1, atol=1e-3)
