@@ -62,7 +62,8 @@ def adafac(
             g, p = block.gather(grads), block.gather(params)
             inputs = F.adafactor_features(g, p, moments, block)
             nets = [[(w0, bias), *layers]] * len(block.leaves)
-            return _nets.normalised_mlp(nets, inputs, block, head, along=along(g, p, moments)), moments
+            known, beside = F.known_squares(g, moments, block), along(g, p, moments)
+            return _nets.normalised_mlp(nets, inputs, block, head, along=beside, known=known), moments
 
         def update_fn(grads, state, params=None, **extra):
             del extra

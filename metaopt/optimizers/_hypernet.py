@@ -137,6 +137,7 @@ def exp_a_b(
         moments = F.moments_update(DECAYS, moments, block, grads)
         sizes = jnp.sqrt(block.means(jnp.square(p)[None])[0] + 1e-9)
         layers = [scale_direction(networks[i], size) for i, size in zip(block.leaves, sizes, strict=True)]
-        return _nets.normalised_mlp(layers, F.velo_features(g, p, moments, block), block, head), moments
+        features, known = F.velo_features(g, p, moments, block), F.known_squares(g, moments, block)
+        return _nets.normalised_mlp(layers, features, block, head, known=known), moments
 
     return map_blocks(step, grads, params, moments)

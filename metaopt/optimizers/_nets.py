@@ -6,20 +6,22 @@ computed once per row and never for every coordinate; a feature that is constant
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metaopt.optimizers._blocks import Block, in_pieces
+from metaopt.optimizers._blocks import Block, in_tiles
 from metaopt.types import PyTree
 
 Layers = Sequence[tuple[jax.Array, jax.Array]]
 Head = Callable[..., jax.Array]
 
 FEW = 8  # inputs of a layer, up to which a sum of outer products beats a matrix product on a vector
+LANES = 16  # coordinates of a vector register
+FEW_LANES = 4  # registers' worth of coordinates, below which a vector is filled up to whole ones
 FUSED_WIDTH = 8  # up to this width sums written out beat matrix products: XLA fuses the whole network into one loop
 
 
@@ -44,6 +46,7 @@ def normalised_mlp(
     head: Head,
     eps: float = 1e-5,
     along: Sequence[jax.Array] = (),
+    known: Mapping[int, jax.Array] = {},
 ) -> jax.Array:
     """head(*outputs, *along) of a ReLU network at every coordinate, [*block.shape] f32. The network's inputs are
     divided by their root mean square over the coordinate's tensor:
@@ -51,27 +54,53 @@ def normalised_mlp(
         x_i -> x_i / sqrt(eps + mean over the tensor of x_i^2)
 
     layers: for each tensor of the block [(w [fan_in, fan_out], b [fan_out]), ...]; the groups' rows, concatenated, are
-    the first layer's inputs. along: arrays [*block.shape] that the head uses besides the outputs.
+    the first layer's inputs. along: arrays [*block.shape] that the head uses besides the outputs. known: of a block
+    that is not flat, sums of squares by the index of the group.
     """
 
     def one(layers, groups, shape, *along):
-        return head(*network(scale_inputs(layers, groups, eps), groups, shape), *along)
+        return at_coordinates(head, scale_inputs(layers, groups, eps, known), groups, shape, *along)
 
     return map_tensors(one, layers, groups, block, along)
 
 
-def wide_mlp(
-    layers: Sequence[Layers], groups: Sequence[jax.Array], block: Block, head: Head, eps: float = 1e-5
-) -> jax.Array:
-    """`normalised_mlp` for a network whose hidden activations are many times the tensor: large tensors are taken in
-    pieces. The groups have the block's shape, and the head treats every coordinate on its own."""
+def wide_mlp(layers: Layers, groups: Sequence[jax.Array], block: Block, head: Head, eps: float = 1e-5) -> jax.Array:
+    """`normalised_mlp` for a network, the same for all tensors, whose hidden activations are many times the tensor:
+    large tensors are taken in pieces. The groups have the block's shape, and the head treats every coordinate on its
+    own."""
+    (w, b), *rest = layers
     scales = jax.lax.rsqrt(eps + jnp.concatenate([block.means(x * x) for x in groups]))
-    scaled = [[(w * scale[:, None], b), *rest] for ((w, b), *rest), scale in zip(layers, scales.T, strict=True)]
+    first = [[(w * scale[:, None], b)] for scale in scales.T]
 
-    def one(layers, groups, shape):
-        return head(*network(layers, groups, shape))
+    def one(layers, block, *groups):
+        first, rest = layers
+        if len(b) <= FUSED_WIDTH or not rest:
+            return map_tensors(partial(at_coordinates, head), [own + rest for own in first], groups, block), ()
+        *body, last = rest
+        return head(*read_out(last, hidden_layers(first, body, groups, block))), ()
 
-    return in_pieces(lambda block, *groups: (map_tensors(one, scaled, groups, block), ()), block, *groups)[0]
+    return in_tiles(one, (first, rest), block, *groups)[0]
+
+
+def at_coordinates(
+    head: Head, layers: Layers, groups: Sequence[jax.Array], shape: tuple[int, ...], *along: jax.Array
+) -> jax.Array:
+    """head(*outputs of the network, *along) at every coordinate of a tensor, [*shape].
+
+    A short vector is filled up with zeros to whole registers: coordinates that do not fill one are taken one by one,
+    each as slowly as a register. They go by a product with zeros and ones, as a slice would become a part of the loop
+    that makes them, and shorten it again.
+    """
+
+    def whole(groups, shape, *along):
+        return head(*network(layers, groups, shape), *along)
+
+    missing = -math.prod(shape) % LANES
+    if len(shape) != 1 or not missing or shape[0] >= FEW_LANES * LANES:
+        return whole(groups, shape, *along)
+    filled = [jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, missing)]) for x in (*groups, *along)]
+    step = whole(filled[: len(groups)], (shape[0] + missing,), *filled[len(groups) :])
+    return jnp.dot(step, np.eye(len(step), shape[0], dtype=np.float32), precision=jax.lax.Precision.HIGHEST)
 
 
 def map_tensors(
@@ -95,7 +124,7 @@ def map_tensors(
 
 def hidden_layers(first: Sequence[Layers], rest: Layers, groups: Sequence[jax.Array], block: Block) -> jax.Array:
     """Activations of the last hidden layer, [width, *block.shape], of ReLU networks that share all but the first layer,
-    which each tensor of the block has its own of. For outputs not all of which are needed at every coordinate."""
+    which each tensor of the block has its own of."""
 
     def one(layers, groups, shape):
         return jnp.asarray(network(layers, groups, shape))
@@ -103,11 +132,31 @@ def hidden_layers(first: Sequence[Layers], rest: Layers, groups: Sequence[jax.Ar
     return jax.nn.relu(_dense(map_tensors(one, first, groups, block), rest, block.shape))
 
 
-def scale_inputs(layers: Layers, groups: Sequence[jax.Array], eps: float) -> Layers:
-    """The layers with each input's scale, 1 / root mean square, put into the first weights."""
+def read_out(layer: tuple[jax.Array, jax.Array], hidden: jax.Array) -> list[jax.Array]:
+    """The outputs [*shape] of the last layer; hidden [width, *shape]. A product with a vector for each: one with the
+    few together takes twice as long."""
+    w, b = layer
+    return [jnp.tensordot(row, hidden, axes=(0, 0)) + bias for row, bias in zip(w.T, b, strict=True)]
+
+
+def scale_inputs(
+    layers: Layers, groups: Sequence[jax.Array], eps: float, known: Mapping[int, jax.Array] = {}
+) -> Layers:
+    """The layers with each input's scale, 1 / root mean square, put into the first weights. known: sums of squares, by
+    the index of the group; those of groups smaller than the tensor are computed together."""
     (w, b), *rest = layers
-    means = [jnp.mean(x * x, axis=tuple(range(1, x.ndim))) for x in groups]
-    return [(w * jax.lax.rsqrt(eps + jnp.concatenate(means))[:, None], b), *rest]
+    size, sums = max(x[0].size for x in groups), dict(known)
+    alike: dict[int | tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(groups):
+        if i not in sums:
+            alike.setdefault(i if x[0].size == size else x.shape[1:], []).append(i)
+    for indices in alike.values():
+        x = jnp.concatenate([groups[i] for i in indices])
+        parts = jnp.split(jnp.sum(x * x, tuple(range(1, x.ndim))), np.cumsum([len(groups[i]) for i in indices])[:-1])
+        sums.update(zip(indices, parts, strict=True))
+    counts = np.repeat([float(x[0].size) for x in groups], [len(x) for x in groups]).astype(np.float32)
+    means = jnp.concatenate([sums[i] for i in range(len(groups))]) / counts
+    return [(w * jax.lax.rsqrt(eps + means)[:, None], b), *rest]
 
 
 def network(layers: Layers, groups: Sequence[jax.Array], shape: tuple[int, ...]) -> Sequence[jax.Array]:

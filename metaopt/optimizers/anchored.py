@@ -139,9 +139,6 @@ def anchored(
         y = step_mult * d * jax.lax.integer_pow(jnp.clip(1 + exp_mult / 8 * a, 0.0, 2.0), 8)
         return adam + room * jnp.clip(y, -reach, reach)
 
-    def along(layers, groups, shape, *others):
-        return head(*_nets.network(layers, groups, shape), *others)
-
     def directions(theta, block, seen, means, steer):
         """A + L of a block, [*block.shape]; steer [hidden, tensors] goes into the first biases."""
         if direction == "adam":
@@ -152,7 +149,7 @@ def anchored(
         biases = b[:, None] + steer if steering else jnp.tile(b[:, None], scales.shape[1])
         layers = [[(w * scale[:, None], bias), *rest] for scale, bias in zip(scales.T, biases.T, strict=True)]
         groups = [x[None] for kind in features for x in seen.inputs[kind]]
-        return _nets.map_tensors(along, layers, groups, block, (seen.adam, seen.room))
+        return _nets.map_tensors(partial(_nets.at_coordinates, head), layers, groups, block, (seen.adam, seen.room))
 
     def build(theta: PyTree, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
         anchor = _anchor(theta["anchor"], num_steps)

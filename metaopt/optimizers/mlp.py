@@ -55,8 +55,7 @@ def mlp(
         def step(bias, block, grads, params, m):
             g, p = block.gather(grads), block.gather(params)
             m = F.ema(jnp.array(decays), m, g)
-            nets = [[(w0, bias), *layers]] * len(block.leaves)
-            return _nets.wide_mlp(nets, [g[None], p[None], m], block, exp_a_b), m
+            return _nets.wide_mlp([(w0, bias), *layers], [g[None], p[None], m], block, exp_a_b), m
 
         def update_fn(grads, state, params=None, **extra):
             del extra

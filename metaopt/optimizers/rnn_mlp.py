@@ -37,7 +37,7 @@ import optax
 
 from metaopt.optimizers import _features as F
 from metaopt.optimizers import _nets
-from metaopt.optimizers._blocks import VECTOR, Block, assemble, blocks_of, in_pieces
+from metaopt.optimizers._blocks import VECTOR, Block, assemble, blocks_of, in_pieces, in_tiles
 from metaopt.optimizers._cells import LSTMState, init_linear, init_lstm, linear, lstm, repeated
 from metaopt.types import LearnedOptimizer, PyTree
 
@@ -107,12 +107,17 @@ def rnn_mlp(
             constants = _constants(blocks, state.step, square), linear(theta["to_mlp"], cells.hidden)
             return cells, linear({"w": w_constant, "b": b0}, *constants)
 
-        def network(scale, bias, block, *inputs):
+        def network(weights, block, *inputs):
             """Steps, and means over each tensor of the last hidden layer: what is reported back is linear in them."""
-            first = [[(w0 * s[:, None], b)] for s, b in zip(scale.T, bias.T, strict=True)]
+            first, body, out = weights
             active = _nets.hidden_layers(first, body, _features(block, *inputs), block)
-            d, a = jnp.tensordot(w_out[:, :2], active, axes=(0, 0)) + F.column(b_out[:2], active[0])
+            d, a = _nets.read_out(out, active)
             return -step_mult * d * jnp.exp(exp_mult * a), block.means(active)
+
+        def weights_of(scale, bias):
+            """[inputs, tensors], [hidden, tensors] -> the network's layers: first, those of each tensor."""
+            first = [[(w0 * s[:, None], b)] for s, b in zip(scale.T, bias.T, strict=True)]
+            return first, body, (w_out[:, :2], b_out[:2])
 
         def update_fn(grads, state, params=None, *, value, valid_value=None, **extra):
             del extra
@@ -129,8 +134,8 @@ def rnn_mlp(
             cells, bias = recurrent(blocks, state, mean, square, loss_features)
             ends = np.cumsum([len(block.leaves) for block in blocks])[:-1]
             scales, biases = (jnp.split(x, ends, axis=1) for x in (jax.lax.rsqrt(1e-5 + square), bias))
-            networks = [partial(network, *x) for x in zip(scales, biases, strict=True)]
-            rows = [in_pieces(f, block, *x) for f, block, x in zip(networks, blocks, inputs, strict=True)]
+            weights = map(weights_of, scales, biases)
+            rows = [in_tiles(network, w, block, *x) for w, block, x in zip(weights, blocks, inputs, strict=True)]
             steps, active = zip(*rows, strict=True)
             from_mlp = linear({"w": w_out[:, 2:], "b": b_out[2:]}, jnp.concatenate(active, axis=1))
             from_lstm = linear(theta["to_lstm"], jnp.mean(cells.hidden, axis=1))

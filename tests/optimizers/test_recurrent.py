@@ -230,7 +230,7 @@ def test_lstm_is_flax_s():
 def test_broadcast_is_the_way_back_from_means():
     params = {str(shape): jnp.zeros(shape) for shape in SHAPES}
     blocks = blocks_of(params)
-    assert [block.flat for block in blocks] == [True, False]
+    assert [block.flat for block in blocks] == [True, True, False]  # of rank 0 and 1, small, large
     for block in blocks:
         x = np.random.default_rng(0).standard_normal((2, len(block.leaves))).astype(np.float32)
         spread = jnp.broadcast_to(block.broadcast(jnp.asarray(x)), (2, *block.shape))
