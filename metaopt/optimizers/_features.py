@@ -20,17 +20,14 @@ TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 
 
 class Factored(NamedTuple):
-    """Adafactor's second moments of a block: EMAs of means of g^2 along axes of its tensors, the largest (row), the
-    second largest (col), and both (mean). [decays, *...] each:
+    """Adafactor's second moments of a tensor: means of g^2 along the largest (row) and second largest (col) axis.
 
-    Rank < 2: row holds the unfactored moment [*shape], the others are not there.
-    A large tensor: row [*shape with the largest axis 1], col [*shape with the second largest 1], no mean.
-    Small tensors: all three, spread over the coordinates, [coordinates].
+    Rank >= 2: row [decays, *shape with the largest axis 1], col [decays, *shape with the second largest 1].
+    Rank < 2: row holds the unfactored moment [decays, *shape], there is no col.
     """
 
     row: jax.Array
     col: jax.Array = None  # type: ignore[assignment]
-    mean: jax.Array | None = None
 
 
 class Decays(NamedTuple):
@@ -46,7 +43,7 @@ class Moments(NamedTuple):
 
     m: jax.Array  # EMAs of g, [momenta, *shape]
     v: jax.Array  # EMAs of g^2, [second moments, *shape]
-    factored: Factored
+    factored: list[Factored]  # per tensor
 
 
 def decays(m: Sequence[float], v: Sequence[float], factored: Sequence[float]) -> Decays:
@@ -90,59 +87,44 @@ def factored_axes(shape: tuple[int, ...]) -> tuple[int, int]:
     return order[-1], order[-2]
 
 
-def factored_init(block: Block, num_decays: int) -> Factored:
-    if not block.factored:
-        return Factored(jnp.zeros((num_decays, *block.shape)))
-    if block.flat:
-        return Factored(*(jnp.zeros((num_decays, *block.shape)) for _ in Factored._fields))
-    axes = factored_axes(block.shape)
-    return Factored(*(jnp.zeros((num_decays, *(1 if i == j else n for i, n in enumerate(block.shape)))) for j in axes))
+def factored_init(shape: tuple[int, ...], num_decays: int) -> Factored:
+    if len(shape) < 2:
+        return Factored(jnp.zeros((num_decays, *shape)))
+    row, col = (tuple(1 if i == axis else n for i, n in enumerate(shape)) for axis in factored_axes(shape))
+    return Factored(jnp.zeros((num_decays, *row)), jnp.zeros((num_decays, *col)))
 
 
-def factored_update(decays: Array, old: Factored, g: jax.Array, block: Block, grads: Sequence[jax.Array]) -> Factored:
-    """The EMAs with g^2 + 1e-30; g [*block.shape] is made of grads, the model's leaves."""
-    if not block.factored:
-        new = Factored(g * g + 1e-30)
-    elif not block.flat:
-        new = Factored(*_axis_means(g)[:2])
-    else:
-        means = zip(*(_axis_means(grads[i]) for i in block.leaves), strict=True)
-        new = Factored(*(block.spread([x[None] for x in of_tensors])[0] for of_tensors in means))
-    return jax.tree.map(partial(ema, decays), old, new)
-
-
-def _axis_means(g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of g^2 + 1e-30 the means over the largest axis, the second largest, and both, axes kept."""
-    square, (largest, second) = g * g + 1e-30, factored_axes(g.shape)
-    row, col = (jnp.mean(square, axis, keepdims=True) for axis in (largest, second))
-    return row, col, jnp.mean(row, second, keepdims=True)
+def factored_update(decays: Array, old: Factored, g: jax.Array) -> Factored:
+    """row <- EMA of mean(g^2 + 1e-30 over the largest axis), col likewise over the second largest."""
+    square = g * g + 1e-30
+    if g.ndim < 2:
+        return Factored(ema(decays, old.row, square))
+    row, col = (jnp.mean(square, axis, keepdims=True) for axis in factored_axes(g.shape))
+    return Factored(ema(decays, old.row, row), ema(decays, old.col, col))
 
 
 def safe_rsqrt(x: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
-def rsqrt_factors(moments: Factored) -> tuple[jax.Array, jax.Array]:
-    """Of rank >= 2, two arrays whose product is 1/sqrt of the estimate of E[g^2], [decays, *broadcastable]:
-    (row / mean row)^-1/2 and col^-1/2 (Shazeer & Stern 2018, algorithm 4)."""
-    row, col, mean = moments
-    if mean is None:
-        # the axis along which row extends and col does not
-        second = max(range(1, row.ndim), key=lambda i: row.shape[i] / col.shape[i])
-        mean = jnp.mean(row, second, keepdims=True)
-    return safe_rsqrt(row / (mean + 1e-9)), safe_rsqrt(col)
+def row_factor(moments: Factored) -> jax.Array:
+    """(row / mean row)^-1/2, of rank >= 2. With col^-1/2 the product is 1/sqrt of the estimate of E[g^2], [decays,
+    *broadcastable] (Shazeer & Stern 2018, algorithm 4)."""
+    row, col = moments
+    second = max(range(1, row.ndim), key=lambda i: row.shape[i] / col.shape[i])  # where row extends and col does not
+    return safe_rsqrt(row / (jnp.mean(row, second, keepdims=True) + 1e-9))
 
 
 def moments_init(block: Block, decays: Decays) -> Moments:
     """Zeros. Of the decays only their number matters."""
     m, v = (jnp.zeros((len(b), *block.shape)) for b in (decays.m, decays.v))
-    return Moments(m, v, factored_init(block, len(decays.factored)))
+    return Moments(m, v, [factored_init(shape, len(decays.factored)) for shape in block.shapes])
 
 
 def moments_update(decays: Decays, old: Moments, block: Block, grads: Sequence[jax.Array]) -> Moments:
     """grads: the model's leaves, clean."""
     g = block.gather(grads)
-    factored = factored_update(decays.factored, old.factored, g, block, grads)
+    factored = [factored_update(decays.factored, f, grads[i]) for i, f in zip(block.leaves, old.factored, strict=True)]
     return Moments(ema(decays.m, old.m, g), ema(decays.v, old.v, g * g), factored)
 
 
@@ -159,12 +141,12 @@ def adafactor_features(
     """
     m, v, factored = moments
     r = jax.lax.rsqrt(v + v_eps)
-    if block.factored:
-        row, col = factored.row, factored.col
-        row_factor, col_factor = rsqrt_factors(factored)
-        f_g = f_m = row_factor * col_factor
+    if block.factored:  # both in one array, as spreading small ones takes a product each
+        row, factor = jnp.split(block.spread([jnp.concatenate([f.row, row_factor(f)]) for f in factored]), 2)
+        col = block.spread([f.col for f in factored])
+        f_g = f_m = factor * safe_rsqrt(col)
     else:
-        row = col = factored.row
+        row = col = block.spread([f.row for f in factored])
         f_g, f_m = (jax.lax.rsqrt(jnp.maximum(row + e, 1e-24)) for e in (1e-9, vector_eps))  # its derivative is finite
     inverse_row, inverse_col = jax.lax.rsqrt(row + 1e-8), jax.lax.rsqrt(col + 1e-8)
     m_r = m * (repeat(r, len(m)) if len(r) == 1 else r)
@@ -180,7 +162,8 @@ def known_squares(g: jax.Array, moments: Moments, block: Block) -> dict[int, jax
         return {}
     largest, second = factored_axes(block.shape)
     square = g * g + 1e-30
-    row, col = (jnp.square(x.reshape(len(x), -1)) for x in rsqrt_factors(moments.factored))
+    (factored,) = moments.factored
+    row, col = (jnp.square(x.reshape(len(x), -1)) for x in (row_factor(factored), safe_rsqrt(factored.col)))
     equation = "ij,ki->kj" if largest == 0 else "ij,kj->ki"
     sums = jnp.einsum(equation, square, col, precision=jax.lax.Precision.HIGHEST)
     return {0: jnp.sum(jnp.sum(square, largest))[None], 6: jnp.sum(row * sums, 1)}
