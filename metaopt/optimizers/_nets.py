@@ -171,8 +171,7 @@ def _matmul(layers, groups, shape):
     hidden = _column(b, shape)
     for rows, x in _inputs(w, groups):
         if len(x) == 1 or (len(shape) == 1 and len(w) <= FEW):
-            for row, feature in zip(rows, x, strict=True):
-                hidden = hidden + _column(row, shape) * feature[None]
+            hidden = hidden + sum(_column(row, shape) * feature[None] for row, feature in zip(rows, x, strict=True))
         else:
             hidden = hidden + jnp.tensordot(rows, x, axes=(0, 0))
     return _dense(hidden, rest, shape)
