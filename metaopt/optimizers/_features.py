@@ -27,7 +27,7 @@ class Factored(NamedTuple):
     """
 
     row: jax.Array
-    col: jax.Array = None  # type: ignore[assignment]
+    col: jax.Array | None = None
 
 
 class Decays(NamedTuple):
@@ -97,7 +97,7 @@ def factored_init(shape: tuple[int, ...], num_decays: int) -> Factored:
 def factored_update(decays: Array, old: Factored, g: jax.Array) -> Factored:
     """row <- EMA of mean(g^2 + 1e-30 over the largest axis), col likewise over the second largest."""
     square = g * g + 1e-30
-    if g.ndim < 2:
+    if old.col is None:
         return Factored(ema(decays, old.row, square))
     row, col = (jnp.mean(square, axis, keepdims=True) for axis in factored_axes(g.shape))
     return Factored(ema(decays, old.row, row), ema(decays, old.col, col))
@@ -107,12 +107,11 @@ def safe_rsqrt(x: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
 
 
-def row_factor(moments: Factored) -> jax.Array:
-    """(row / mean row)^-1/2, of rank >= 2. With col^-1/2 the product is 1/sqrt of the estimate of E[g^2], [decays,
-    *broadcastable] (Shazeer & Stern 2018, algorithm 4)."""
-    row, col = moments
-    second = max(range(1, row.ndim), key=lambda i: row.shape[i] / col.shape[i])  # where row extends and col does not
-    return safe_rsqrt(row / (jnp.mean(row, second, keepdims=True) + 1e-9))
+def row_factor(row: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """(row / mean row)^-1/2, of a tensor of rank >= 2. With col^-1/2 the product is 1/sqrt of the estimate of E[g^2],
+    [decays, *broadcastable] (Shazeer & Stern 2018, algorithm 4)."""
+    _, second = factored_axes(shape)
+    return safe_rsqrt(row / (jnp.mean(row, second + 1, keepdims=True) + 1e-9))
 
 
 def moments_init(block: Block, decays: Decays) -> Moments:
@@ -142,8 +141,9 @@ def adafactor_features(
     m, v, factored = moments
     r = jax.lax.rsqrt(v + v_eps)
     if block.factored:  # both in one array, as spreading small ones takes a product each
-        row, factor = jnp.split(block.spread([jnp.concatenate([f.row, row_factor(f)]) for f in factored]), 2)
-        col = block.spread([f.col for f in factored])
+        rows = [jnp.concatenate([f.row, row_factor(f.row, s)]) for f, s in zip(factored, block.shapes, strict=True)]
+        row, factor = jnp.split(block.spread(rows), 2)
+        col = block.spread([f.col for f in factored if f.col is not None])
         f_g = f_m = factor * safe_rsqrt(col)
     else:
         row = col = block.spread([f.row for f in factored])
@@ -158,12 +158,12 @@ def known_squares(g: jax.Array, moments: Moments, block: Block) -> dict[int, jax
     """Sums over the tensor of the squares of `adafactor_features`, [k] by the group's index, that do not need them: of
     a large matrix g's and, as (g f)^2 is g^2 times a factor a row and one a column, that of g f.
     """
-    if block.flat or len(block.shape) != 2:
+    row, col = moments.factored[0]
+    if block.flat or col is None or col.ndim != 3:
         return {}
-    largest, second = factored_axes(block.shape)
+    largest, _ = factored_axes(block.shape)
     square = g * g + 1e-30
-    (factored,) = moments.factored
-    row, col = (jnp.square(x.reshape(len(x), -1)) for x in (row_factor(factored), safe_rsqrt(factored.col)))
+    row, col = (jnp.square(x.reshape(len(x), -1)) for x in (row_factor(row, block.shape), safe_rsqrt(col)))
     equation = "ij,ki->kj" if largest == 0 else "ij,kj->ki"
     sums = jnp.einsum(equation, square, col, precision=jax.lax.Precision.HIGHEST)
     return {0: jnp.sum(jnp.sum(square, largest))[None], 6: jnp.sum(row * sums, 1)}
