@@ -80,6 +80,9 @@ def evaluate(
         list[str] | None, typer.Option(help="Vary as well: horizon, num_steps, width, depth, batch_size, data_size.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="runs/eval-...")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="A file for the rows alone: task, optimizer, seed, final_loss, ...")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Curves of before.", show_default="~/.cache/metaopt/curves")
     ] = None,
@@ -105,7 +108,7 @@ def evaluate(
     from metaopt.evaluation import Settings, cache_folder
 
     store = Cache(cache or cache_folder(), fresh=fresh)
-    commands.evaluate(contenders, Settings(suite, steps, seeds, tuple(sweep or ())), trials, out, store)
+    commands.evaluate(contenders, Settings(suite, steps, seeds, tuple(sweep or ())), trials, out, store, json)
 
 
 @app.command("import")

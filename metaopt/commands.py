@@ -19,6 +19,7 @@ from metaopt.checkpoint import CheckpointError, read_reference, save_weights, wr
 from metaopt.data import DataError
 from metaopt.entry import Entry
 from metaopt.evaluate.report import write_report
+from metaopt.evaluate.results import short_rows
 from metaopt.evaluate.suite import Contender, validate
 from metaopt.evaluate.summary import summarize
 from metaopt.evaluate.table import table
@@ -45,19 +46,29 @@ def run(config: configs.RunConfig, out: str | Path, resume: bool = False) -> Non
 
 
 def evaluate(
-    texts: Sequence[str], settings: Settings, trials: int, out: str | Path | None, cache: Cache
+    texts: Sequence[str],
+    settings: Settings,
+    trials: int,
+    out: str | Path | None,
+    cache: Cache,
+    rows: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compares what the texts stand for (see `contenders`), prints the table, writes results.json and the report.
 
     trials: the budget of what is tuned and does not say how many itself. out: the folder; None: one named after the
-    suite and the contenders. Returns what results.json holds.
+    suite and the contenders. rows: a file for the rows alone (`short_rows`). Returns what results.json holds.
+    Raises RunError, before anything runs, when there is no folder to put `rows` into.
     """
     console = _console()
+    if rows and not Path(rows).parent.is_dir():
+        raise RunError(f"{rows}: {Path(rows).parent} is no folder")
     entrants = contenders.contenders(texts, trials)
     folder = Path(out) if out else Path("runs", _slug("eval", settings.suite, *texts))
     found = _compare(entrants, settings, cache, console)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / RESULTS, json.dumps(found).encode())
+    if rows:
+        write_atomic(rows, json.dumps(short_rows(found), indent=1).encode())
     report(folder)
     console.print(f"done: {folder / 'report.html'}", soft_wrap=True)
     return found

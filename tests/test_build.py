@@ -152,11 +152,19 @@ def test_a_whole_run_and_its_evaluation(monkeypatch, tmp_path, capsys):
     assert (out / "curves.png").exists()
     assert "below tuned Adam on" in capsys.readouterr().out
 
-    again = commands.evaluate([str(out)], Settings("heldout_small", 10, 2), 14, tmp_path / "eval", cache)
+    file = tmp_path / "rows.json"
+    again = commands.evaluate([str(out)], Settings("heldout_small", 10, 2), 14, tmp_path / "eval", cache, file)
     numbers = [[{**row, "optimizer": ""} for row in part] for part in (again["rows"], rows)]
     assert numbers[0] == numbers[1] and again["contenders"]["run"]["kind"] == "learned"
     assert json.loads((tmp_path / "eval" / "results.json").read_text()) == again
     assert (tmp_path / "eval" / "report.html").exists()
+    short = json.loads(file.read_text())
+    keys = ["task", "optimizer", "seed", "steps", "final_loss", "speedup_over_tuned_adam", "diverged"]
+    assert all(list(row) == keys for row in short)
+    assert [row["speedup_over_tuned_adam"] for row in short] == [row["speedup"] for row in again["rows"]]
+    assert [row["final_loss"] for row in short] == [row["final_loss"] for row in again["rows"]]
+    with pytest.raises(RunError, match="is no folder"):
+        commands.evaluate([str(out)], Settings("heldout_small", 10, 2), 14, None, cache, tmp_path / "no" / "rows.json")
     assert config.resolved(config.load(out / "config.yaml")) == config.resolved(settings)
 
 

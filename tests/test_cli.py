@@ -138,11 +138,12 @@ def test_commands_call_build(calls: list[tuple[Any, ...]], tmp_path: Path) -> No
     ]
     calls.clear()
     options = ["--suite", "valid_small", "--steps", "5", "--seeds", "2", "--sweep", "width", "--cache", "c"]
-    invoke("eval", "w.safetensors", "sgd", *options)
+    invoke("eval", "w.safetensors", "sgd", *options, "--json", "r")
     invoke("report", "runs/small")
+    compared = Settings("valid_small", 5, 2, ("width",))
     assert calls == [
         ("setup",),
-        ("evaluate", ["w.safetensors", "sgd"], Settings("valid_small", 5, 2, ("width",)), 14, None, Cache(Path("c"))),
+        ("evaluate", ["w.safetensors", "sgd"], compared, 14, None, Cache(Path("c")), Path("r")),
         ("report", Path("runs/small")),
     ]
     calls.clear()

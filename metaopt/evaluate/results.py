@@ -94,6 +94,16 @@ def rows(task: str, steps: int, searches: Mapping[str, Search], contenders: Sequ
     return out
 
 
+def short_rows(found: Mapping[str, Any]) -> list[Row]:
+    """The rows of results.json, sweeps left out, with what most readers need: task, optimizer, seed, steps, final_loss,
+    speedup_over_tuned_adam (null: never as low), diverged."""
+    plain = ("task", "optimizer", "seed", "steps", "final_loss")
+    return [
+        {key: row[key] for key in plain} | {"speedup_over_tuned_adam": row["speedup"], "diverged": row["diverged"]}
+        for row in found["rows"]
+    ]
+
+
 def _chosen(contender: Contender, search: Search) -> tuple[int, metrics.Runs]:
     """(the trial that tuning chose, its runs [seeds, ...])."""
     position = search.chosen(contender.trials)
