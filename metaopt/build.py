@@ -59,6 +59,8 @@ def outer(settings: configs.Outer, steps: int) -> optax.GradientTransformationEx
         tx = optax.chain(optax.clip_by_global_norm(settings.clip), tx)
     if settings.clip_value is not None:
         tx = optax.chain(optax.clip(settings.clip_value), tx)
+    if entry.name in outers.COORDINATEWISE:
+        tx = optax.flatten(tx)  # a loop for each leaf of theta takes longer to compile than to run
     return outers.accumulated(tx, every)
 
 

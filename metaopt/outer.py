@@ -29,6 +29,10 @@ def learned(learning_rate: Transformation, num_steps: int, /, weights: str) -> T
 
 
 OUTER: dict[str, Callable[..., Transformation]] = {"learned": learned}
+COORDINATEWISE = {  # of optax's, those to whom a tensor is no more than its coordinates
+    *("adabelief", "adadelta", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan", "amsgrad", "lion", "nadam"),
+    *("nadamw", "radam", "rmsprop", "rprop", "sgd", "sign_sgd", "yogi"),
+}
 
 
 def make(name: str, learning_rate: Transformation, num_steps: int, /, **kwargs: Any) -> Transformation:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from metaopt import runtime, tree
 from metaopt.types import Estimator, LearnedOptimizer, PyTree
@@ -83,20 +84,23 @@ def make_train(
         step_key = jax.random.fold_in(state.key, state.step)
         grads, states, finite = [], [], []
         metrics: Metrics = {}
-        for i, (family, family_state, family_data) in enumerate(zip(families, state.estimators, data, strict=True)):
+        for i, (family, weight, family_state, family_data) in enumerate(
+            zip(families, weights, state.estimators, data, strict=True)
+        ):
             key = jax.random.fold_in(step_key, i)
             estimate = (
                 _optional(family.estimator.estimate, active[i]) if len(families) > 1 else family.estimator.estimate
             )
             grad, family_state, values = estimate(state.theta, family_state, family_data, key)
-            finite.append(tree.all_finite(grad))
-            grads.append(tree.where(finite[-1], grad, optax.tree.zeros_like(grad)))
+            vector, unravel = ravel_pytree(grad)
+            finite.append(tree.all_finite(vector))
+            grads.append(weight * jnp.where(finite[-1], vector, 0.0))
             states.append(family_state)
             metrics |= {f"{family.name}/{name}": value for name, value in values.items()}
-        grad = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *grads)
+        grad = jnp.stack(grads).sum(0)
         losses = jnp.stack([metrics[f"{f.name}/meta_loss"] for f in families])
         metrics["meta_loss"] = jnp.sum(jnp.asarray(weights) * losses)
-        updates, outer_state = outer.update(grad, state.outer, state.theta, value=metrics["meta_loss"])
+        updates, outer_state = outer.update(unravel(grad), state.outer, state.theta, value=metrics["meta_loss"])
         theta = optax.apply_updates(state.theta, updates)
         metrics["diverged"] = jnp.stack([metrics[f"{f.name}/diverged"] for f in families]).sum()
         metrics["grad_norm"] = optax.tree.norm(grad)

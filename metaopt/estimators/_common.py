@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
 
 from metaopt import sharding, tree
 from metaopt.estimators import _horizons, _outer_losses
@@ -58,14 +61,28 @@ def setup(
     remat: bool = False,
     **positive: int | float | None,
 ) -> Setup:
-    """Raises ValueError for a horizon that is not made of whole truncations, an argument of `positive` that is neither
+    """The optimizer in it takes theta as one vector (see `over_tasks`).
+
+    Raises ValueError for a horizon that is not made of whole truncations, an argument of `positive` that is neither
     positive nor None, and an outer loss that needs whole runs where the estimator is not one of whole runs."""
     for name, value in {"truncation": truncation, **positive}.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}: must be positive, got {value}")
     if loss.whole and not whole:
         raise ValueError(f"outer_loss: {loss.name} is of whole runs: use es or full_grad, or mean, weighted or final")
-    return Setup(task, optimizer, truncation, _horizons.law(horizon, truncation), loss, first_order, remat)
+    return Setup(task, _of_vectors(optimizer), truncation, _horizons.law(horizon, truncation), loss, first_order, remat)
+
+
+def _of_vectors(optimizer: LearnedOptimizer) -> LearnedOptimizer:
+    """The optimizer, built from a theta that is one vector."""
+
+    def build(vector: jax.Array, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
+        leaves, treedef = jax.tree.flatten(jax.eval_shape(optimizer.init, jax.random.key(0)))
+        parts = jnp.split(vector, np.cumsum([x.size for x in leaves])[:-1])
+        theta = jax.tree.unflatten(treedef, [x.reshape(s.shape) for x, s in zip(parts, leaves, strict=True)])
+        return optimizer.build(theta, num_steps)
+
+    return optimizer._replace(build=build)
 
 
 def check_std(std: float) -> None:
@@ -74,7 +91,7 @@ def check_std(std: float) -> None:
         raise ValueError(f"std: must be 0 or more, got {std}")
 
 
-def fresh(s: Setup, theta: PyTree, estimates: jax.Array | int, key: jax.Array) -> Inner:
+def fresh(s: Setup, theta: jax.Array, estimates: jax.Array | int, key: jax.Array) -> Inner:
     """A run that starts now."""
     horizon_key, start_key = jax.random.split(key)
     horizon = _horizons.sample(s.law, s.truncation, jnp.asarray(estimates), horizon_key)
@@ -85,7 +102,7 @@ def ended(inner: Inner) -> jax.Array:
     return inner.step >= inner.horizon
 
 
-def first(s: Setup, theta: PyTree, fraction: tuple[jax.Array, int], key: jax.Array) -> Inner:
+def first(s: Setup, theta: jax.Array, fraction: tuple[jax.Array, int], key: jax.Array) -> Inner:
     """The first run of a task, shortened to its fraction: so the runs of a batch, all started now, end (and are
     replaced) one after another, and from then on the batch covers all ages, every one reached by real steps."""
     inner = fresh(s, theta, 0, key)
@@ -105,24 +122,26 @@ def doubled(inner: Inner) -> Inner:
     return inner._replace(params=params, opt_state=opt_state)
 
 
-def antithetic(theta: PyTree, noise: PyTree) -> PyTree:
+def perturbation(theta: jax.Array, key: jax.Array, std: float) -> jax.Array:
+    """eps ~ N(0, std^2 I), in theta's shape and dtype."""
+    return std * jax.random.normal(key, theta.shape, theta.dtype)
+
+
+def antithetic(theta: jax.Array, noise: jax.Array) -> jax.Array:
     """[2, ...]: theta + noise, theta - noise."""
-    return jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, noise)
+    return jnp.stack([theta + noise, theta - noise])
 
 
-def perturbed(theta: PyTree, key: jax.Array, std: float) -> PyTree:
+def perturbed(theta: jax.Array, key: jax.Array, std: float) -> jax.Array:
     """theta + eps, eps ~ N(0, std^2 I).
 
     A copy of the run's own in any case, for who differentiates: the products of runs that share their weights would be
     merged into one, with transposed copies of all it multiplies.
     """
-    if std:
-        return jax.tree.map(jnp.add, theta, tree.normal_like(key, theta, std))
-    zero = 0.0 * jax.random.key_data(key)[0].astype(jnp.float32)
-    return jax.tree.map(lambda t: t + zero.astype(t.dtype), theta)
+    return theta + (perturbation(theta, key, std) if std else 0 * jax.random.key_data(key)[0].astype(theta.dtype))
 
 
-def segment(s: Setup, theta: PyTree, inner: Inner, data: PyTree) -> tuple[Inner, Shares]:
+def segment(s: Setup, theta: jax.Array, inner: Inner, data: PyTree) -> tuple[Inner, Shares]:
     """One truncation of a run, and its share of the outer loss."""
     loss = s.loss
 
@@ -145,7 +164,7 @@ def segment(s: Setup, theta: PyTree, inner: Inner, data: PyTree) -> tuple[Inner,
     return end, Shares(share, values[-1] if loss.ends else share, healthy)
 
 
-def unroll_pair(s: Setup, thetas: PyTree, pair: Inner, data: PyTree) -> tuple[Inner, Shares]:
+def unroll_pair(s: Setup, thetas: jax.Array, pair: Inner, data: PyTree) -> tuple[Inner, Shares]:
     """One truncation of a pair, each run under its own theta. -> (pair, shares [2], `healthy` of both).
 
     Each run gets its own copy of a batch: a shared one would be merged into their matrix products, the gradients come
@@ -189,9 +208,9 @@ def difference(shares: jax.Array, clip_diff: float | None, sign_diff: float | No
     return value if sign_diff is None else sign_diff * jnp.sign(value), finite
 
 
-def es_gradient(direction: PyTree, difference: jax.Array, std: float) -> PyTree:
+def es_gradient(direction: jax.Array, difference: jax.Array, std: float) -> jax.Array:
     """direction · (L+ - L-) / (2 std^2)."""
-    return jax.tree.map(lambda x: x * (difference / (2 * std**2)), direction)
+    return direction * (difference / (2 * std**2))
 
 
 def half(pair: Inner) -> Inner:
@@ -228,26 +247,29 @@ def over_tasks(
     num_tasks: int,
     chunk: int | None,
     pairs: int = 1,
-    reduce: Callable[[PyTree], PyTree] = sharding.mean,
+    reduce: Callable[[PyTree], jax.Array] = sharding.mean,
 ) -> tuple[Callable, Callable]:
     """`init(theta, (rank, num_tasks), key) -> state` and `one(theta, state, data, call) -> (grad, state, metrics)` of
     one pair or run -> the estimator's own init and estimate, over `pairs` of them in each of `num_tasks` tasks.
+
+    To them theta and the gradient are one vector, which is the same to all that they do with it: a loop for each leaf
+    takes longer to compile than to run.
 
     They are split over the devices; each device vectorises over `chunk` of them at a time (None: all of its share).
     `reduce` makes one gradient of all, on each device the same, from those of a device, leading axis [runs].
     """
     n = num_tasks * pairs
 
-    def each_init(theta: PyTree, rank: jax.Array, key: jax.Array) -> Counted:
+    def each_init(theta: jax.Array, rank: jax.Array, key: jax.Array) -> Counted:
         return Counted(init(theta, (rank, num_tasks), key), jnp.zeros((), jnp.int32))
 
     mapped_init = sharding.over_runs(jax.vmap(each_init, (None, 0, 0)), n, (False, True, True), True)
 
     def estimator_init(theta: PyTree, key: jax.Array) -> Counted:
         ranks = jnp.repeat(jnp.arange(1, num_tasks + 1, dtype=jnp.int32), pairs)
-        return mapped_init(theta, ranks, jnp.repeat(jax.random.split(key, num_tasks), pairs))
+        return mapped_init(ravel_pytree(theta)[0], ranks, jnp.repeat(jax.random.split(key, num_tasks), pairs))
 
-    def local(theta: PyTree, state: Counted, data: PyTree, keys: tuple[jax.Array, jax.Array]) -> tuple:
+    def local(theta: jax.Array, state: Counted, data: PyTree, keys: tuple[jax.Array, jax.Array]) -> tuple:
         def each(x: tuple) -> tuple:
             (runs, estimates), (restart, noise) = x
             grad, runs, metrics = one(theta, runs, data, Call(restart, noise, estimates))
@@ -261,7 +283,8 @@ def over_tasks(
     def estimate(theta: PyTree, state: Counted, data: PyTree, key: jax.Array) -> tuple:
         restart_key, noise_key = jax.random.split(key)
         restarts = jnp.repeat(jax.random.split(restart_key, num_tasks), pairs)
-        grad, state, metrics = mapped(theta, state, data, (restarts, jax.random.split(noise_key, n)))
-        return grad, state, {k: v * n if k in COUNTS else v for k, v in metrics.items()}
+        vector, unravel = ravel_pytree(theta)
+        grad, state, metrics = mapped(vector, state, data, (restarts, jax.random.split(noise_key, n)))
+        return unravel(grad), state, {k: v * n if k in COUNTS else v for k, v in metrics.items()}
 
     return estimator_init, estimate

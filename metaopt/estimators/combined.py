@@ -22,7 +22,7 @@ from metaopt import sharding, tree
 from metaopt.estimators import _common as C
 from metaopt.estimators._horizons import Horizon
 from metaopt.estimators._outer_losses import OuterLoss, mean
-from metaopt.types import Estimator, LearnedOptimizer, PyTree, Task
+from metaopt.types import Estimator, LearnedOptimizer, Task
 
 
 def combined(
@@ -79,7 +79,7 @@ def combined(
 
     def one(theta, inner, data, call):
         inner = tree.where(C.ended(inner), C.fresh(setup, theta, call.estimates, call.restart), inner)
-        noise = tree.normal_like(call.noise, theta, std)
+        noise = C.perturbation(theta, call.noise, std)
 
         def shares_of(thetas):
             pair, shares = C.unroll_pair(setup, thetas, C.doubled(inner), data)
@@ -87,15 +87,15 @@ def combined(
 
         grads, (pair, shares) = jax.grad(shares_of, has_aux=True)(C.antithetic(theta, noise))
         difference, finite = C.difference(shares.share, clip_diff, sign_diff)
-        both = C.es_gradient(noise, difference, std), jax.tree.map(lambda g: g.mean(0), grads)
+        both = C.es_gradient(noise, difference, std), grads.mean(0)
         return both, C.stopped(C.half(pair), shares.healthy), C.metrics(shares, finite)
 
     estimate = C.over_tasks(init, one, num_tasks, chunk, pairs, inverse_variance)
     return Estimator(*estimate, 2 * num_tasks * pairs * truncation)
 
 
-def inverse_variance(both: tuple[PyTree, PyTree]) -> PyTree:
-    """The combination of two trees of samples [runs, ...], of this device and all others. A coordinate takes the first
+def inverse_variance(both: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """The combination of two sets of samples [runs, ...], of this device and all others. A coordinate takes the first
     alone where the second is not finite, and their mean where neither varies."""
     means = sharding.mean(both)
     variances = sharding.mean(jax.tree.map(lambda x, m: jnp.square(x - m[None]), both, means))
@@ -106,4 +106,4 @@ def inverse_variance(both: tuple[PyTree, PyTree]) -> PyTree:
         weight = jnp.where(known, 1 / (1 + ratio), 0.0)  # of b: (1 / var_b) / (1 / var_a + 1 / var_b)
         return (1 - weight) * a + weight * jnp.where(known, b, 0.0)
 
-    return jax.tree.map(combine, *means, *variances)
+    return combine(*means, *variances)

@@ -9,7 +9,6 @@ Unbiased for the gradient of the smoothed meta-loss E[L(theta + eps)], whatever 
 
 import jax
 
-from metaopt import tree
 from metaopt.estimators import _common as C
 from metaopt.estimators._horizons import Horizon
 from metaopt.estimators._outer_losses import OuterLoss, mean
@@ -60,7 +59,7 @@ def es(
     )
 
     def one(theta, runs, data, call):
-        noise = tree.normal_like(call.noise, theta, std)
+        noise = C.perturbation(theta, call.noise, std)
         thetas = C.antithetic(theta, noise)
         pair = C.doubled(C.fresh(setup, theta, call.estimates, call.restart))
 

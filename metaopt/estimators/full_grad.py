@@ -80,9 +80,8 @@ def full_grad(
         inner = C.fresh(setup, theta, call.estimates, call.restart)
         loss = partial(whole_run, inner=inner, data=data)
         grad, total = jax.grad(loss, has_aux=True)(C.perturbed(theta, call.noise, std))
-        healthy = total.healthy & tree.all_finite(grad)
-        grad = jax.tree.map(lambda g: jnp.where(healthy, g, 0.0), grad)
-        return grad, runs, C.metrics(total._replace(healthy=healthy), healthy)
+        healthy = total.healthy & jnp.isfinite(grad).all()
+        return jnp.where(healthy, grad, 0.0), runs, C.metrics(total._replace(healthy=healthy), healthy)
 
     def init(theta, fraction, key):
         return ()  # nothing is carried from one estimate to the next

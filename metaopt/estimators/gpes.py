@@ -15,19 +15,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from metaopt import tree
 from metaopt.estimators import _common as C
 from metaopt.estimators._horizons import Horizon
 from metaopt.estimators._outer_losses import OuterLoss, mean
-from metaopt.types import Estimator, Inner, LearnedOptimizer, PyTree, Task
+from metaopt.types import Estimator, Inner, LearnedOptimizer, Task
 
 
 class GPESState(NamedTuple):
     pair: Inner  # params and opt_state [tasks * pairs, 2, ...], the rest [tasks * pairs, ...]
-    noise: PyTree  # eps [tasks * pairs, *theta]
-    xi: PyTree  # [tasks * pairs, *theta]
+    noise: jax.Array  # eps [tasks * pairs, numbers of theta]
+    xi: jax.Array  # [tasks * pairs, numbers of theta]
 
 
 def gpes(
@@ -79,15 +78,15 @@ def gpes(
         raise ValueError(f"period: {period} must be a multiple of truncation={truncation}")
 
     def init(theta, fraction, key):
-        zeros = optax.tree.zeros_like(theta)
+        zeros = jnp.zeros_like(theta)
         return GPESState(C.doubled(C.first(setup, theta, fraction, key)), zeros, zeros)
 
     def one(theta, state, data, call):
         done = C.ended(state.pair)
         pair = tree.where(done, C.doubled(C.fresh(setup, theta, call.estimates, call.restart)), state.pair)
         new = pair.step == 0 if period is None else pair.step % period == 0
-        noise = tree.where(new, tree.normal_like(call.noise, theta, std), state.noise)
-        xi = jax.tree.map(lambda x, e: jnp.where(done, 0.0, x) + jnp.where(new, e, 0.0), state.xi, noise)
+        noise = jnp.where(new, C.perturbation(theta, call.noise, std), state.noise)
+        xi = jnp.where(done, 0.0, state.xi) + jnp.where(new, noise, 0.0)
         pair, shares = C.unroll_pair(setup, C.antithetic(theta, noise), pair, data)
         difference, finite = C.difference(shares.share, clip_diff, sign_diff)
         state = GPESState(C.stopped(pair, shares.healthy), noise, xi)

@@ -17,12 +17,10 @@ truncation's own gradient at theta, which does not know eps,
 E[xi (eps · p)] / std^2 = p, so it is unbiased too. It takes away the noise of what one truncation does to itself.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from metaopt import tree
 from metaopt.estimators import _common as C
@@ -33,7 +31,7 @@ from metaopt.types import Estimator, Inner, LearnedOptimizer, PyTree, Task
 
 class PESState(NamedTuple):
     pair: Inner  # params and opt_state [tasks * pairs, 2, ...], the rest [tasks * pairs, ...]
-    xi: PyTree  # [tasks * pairs, *theta]
+    xi: jax.Array  # [tasks * pairs, numbers of theta]
 
 
 def pes(
@@ -84,19 +82,18 @@ def pes(
         raise ValueError("analytic: its control variate needs the differences as they are: no clip_diff, no sign_diff")
 
     def init(theta, fraction, key):
-        return PESState(C.doubled(C.first(setup, theta, fraction, key)), optax.tree.zeros_like(theta))
+        return PESState(C.doubled(C.first(setup, theta, fraction, key)), jnp.zeros_like(theta))
 
     def one(theta, state, data, call):
         done = C.ended(state.pair)
         pair = tree.where(done, C.doubled(C.fresh(setup, theta, call.estimates, call.restart)), state.pair)
-        noise = tree.normal_like(call.noise, theta, std)
-        xi = jax.tree.map(lambda x, e: jnp.where(done, 0.0, x) + e, state.xi, noise)
+        noise = C.perturbation(theta, call.noise, std)
+        xi = jnp.where(done, 0.0, state.xi) + noise
         after, shares = C.unroll_pair(setup, C.antithetic(theta, noise), pair, data)
         difference, finite = C.difference(shares.share, clip_diff, sign_diff)
         if analytic:
             own = own_gradient(setup._replace(remat=True), theta, pair, data)
-            grad = C.es_gradient(xi, difference - 2 * optax.tree.vdot(noise, own), std)
-            grad = jax.tree.map(jnp.add, grad, own)
+            grad = C.es_gradient(xi, difference - 2 * jnp.sum(noise * own), std) + own
         else:
             grad = C.es_gradient(xi, difference, std)
         return grad, PESState(C.stopped(after, shares.healthy), xi), C.metrics(shares, finite)
@@ -105,12 +102,11 @@ def pes(
     return Estimator(*C.over_tasks(init, one, num_tasks, chunk, pairs), 2 * steps if analytic else steps)
 
 
-def own_gradient(setup: C.Setup, theta: PyTree, pair: Inner, data: PyTree) -> PyTree:
+def own_gradient(setup: C.Setup, theta: jax.Array, pair: Inner, data: PyTree) -> jax.Array:
     """Mean over the pair of d/dtheta of the coming truncation's share; zero where it is not finite."""
 
-    def share(theta: PyTree, run: Inner) -> jax.Array:
+    def share(theta: jax.Array, run: Inner) -> jax.Array:
         return C.segment(setup, theta, run, data)[1].share
 
-    grads = jax.vmap(jax.grad(share), (None, C.PAIR))(theta, pair)
-    own = jax.tree.map(partial(jnp.mean, axis=0), grads)
-    return tree.where(tree.all_finite(own), own, optax.tree.zeros_like(own))
+    own = jax.vmap(jax.grad(share), (None, C.PAIR))(theta, pair).mean(0)
+    return jnp.where(jnp.isfinite(own).all(), own, 0.0)

@@ -65,8 +65,11 @@ def tbptt(
             return shares.share, (end, shares)
 
         grad, (end, shares) = jax.grad(share, has_aux=True)(C.perturbed(theta, call.noise, std))
-        healthy = shares.healthy & tree.all_finite(grad)
-        grad = jax.tree.map(lambda g: jnp.where(healthy, g, 0.0), grad)
-        return grad, C.stopped(end, healthy), C.metrics(shares._replace(healthy=healthy), healthy)
+        healthy = shares.healthy & jnp.isfinite(grad).all()
+        return (
+            jnp.where(healthy, grad, 0.0),
+            C.stopped(end, healthy),
+            C.metrics(shares._replace(healthy=healthy), healthy),
+        )
 
     return Estimator(*C.over_tasks(init, one, num_tasks, chunk), num_tasks * truncation)

@@ -63,7 +63,7 @@ def truncated_es(
 
     def one(theta, inner, data, call):
         inner = tree.where(C.ended(inner), C.fresh(setup, theta, call.estimates, call.restart), inner)
-        noise = tree.normal_like(call.noise, theta, std)
+        noise = C.perturbation(theta, call.noise, std)
         pair, shares = C.unroll_pair(setup, C.antithetic(theta, noise), C.doubled(inner), data)
         difference, finite = C.difference(shares.share, clip_diff, sign_diff)
         inner = C.stopped(C.half(pair), shares.healthy)

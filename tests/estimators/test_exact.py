@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from metaopt import sharding
 from metaopt.estimators import _common as C
@@ -108,7 +109,7 @@ def test_full_grad_is_exact_over_many_pieces(x64):
     grad, _, metrics = problems.quick_jit(estimator.estimate)(theta, state, data, key)
     restart_keys = jax.random.split(jax.random.split(key)[0], tasks)
     setup = C.setup(problem.task, problem.optimizer, 2, (4, 14), mean())
-    runs = jax.vmap(lambda key: C.fresh(setup, theta, 0, key))(restart_keys)
+    runs = jax.vmap(lambda key: C.fresh(setup, ravel_pytree(theta)[0], 0, key))(restart_keys)
     horizons = runs.horizon.tolist()
     assert len(set(horizons)) > 1
 

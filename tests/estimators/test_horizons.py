@@ -127,4 +127,4 @@ def test_pairs_of_a_task_share_all_but_their_noise():
             groups = np.asarray(x).reshape(2, 3, -1)
             np.testing.assert_array_equal(groups, groups[:, :1].repeat(3, axis=1))
         assert not np.array_equal(pair.cfg["a"][0], pair.cfg["a"][3])
-    assert len(set(last.runs.xi["rate"].tolist())) == 6
+    assert len(set(last.runs.xi[:, 0].tolist())) == 6

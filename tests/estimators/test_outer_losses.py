@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from metaopt.estimators import _common as C
 from metaopt.estimators import _outer_losses, es, final, full_grad, mean, minimum, pes, tbptt, weighted
@@ -77,7 +78,7 @@ def test_against_the_definition(name, x64):
     @problems.quick_jit
     def both(key):
         grad, _, metrics = estimator.estimate(theta, estimator.init(theta, key), data, key)
-        run = C.fresh(setup, theta, 0, jax.random.split(jax.random.split(key)[0], 1)[0])
+        run = C.fresh(setup, ravel_pytree(theta)[0], 0, jax.random.split(jax.random.split(key)[0], 1)[0])
         return (metrics["meta_loss"], grad), jax.value_and_grad(
             lambda theta: definition(problem, loss, theta, run, data, combine)
         )(theta)
