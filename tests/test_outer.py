@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,6 +174,21 @@ def test_weights_that_are_not_there(tmp_path):
     (tmp_path / "a.safetensors").write_text("nothing")
     with pytest.raises(CheckpointError, match=r"^outer.optimizer.weights: .*a.safetensors: not a readable"):
         build.outer(settings(optimizer={"name": "learned", "weights": str(tmp_path / "a.safetensors")}), 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("name", [*sorted(outer.COORDINATEWISE), "lamb", "lars", "novograd", "adafactor"])
+def test_updates_are_those_of_the_tree(name):
+    """Also of those that are told theta as one vector, and of those that look at tensors, which must not be."""
+    theta = {"w": jnp.linspace(-1.0, 2.0, 6).reshape(3, 2), "b": jnp.array([0.1, 0.3]), "s": jnp.array(0.5)}
+    given, plain = build.outer(settings(optimizer=name, learning_rate=0.1), 5), getattr(optax, name)(0.1)
+    states = [tx.init(theta) for tx in (given, plain)]
+    for key in jax.random.split(jax.random.key(0), 5):
+        grads = jax.tree.map(lambda x, key=key: jax.random.normal(key, x.shape) * (1 + x), theta)
+        (updates, expected), states = zip(
+            *(tx.update(grads, s, theta) for tx, s in zip((given, plain), states, strict=True)), strict=True
+        )
+        chex.assert_trees_all_close(updates, expected, rtol=1e-5)  # of the same sums, in another order of operations
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:Specifying a key")

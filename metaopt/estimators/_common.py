@@ -281,10 +281,10 @@ def over_tasks(
     mapped = sharding.over_runs(local, n, (False, True, False, True), (False, True, False))
 
     def estimate(theta: PyTree, state: Counted, data: PyTree, key: jax.Array) -> tuple:
-        restart_key, noise_key = jax.random.split(key)
-        restarts = jnp.repeat(jax.random.split(restart_key, num_tasks), pairs)
+        restarts, noises = jax.vmap(jax.random.split, (0, None))(jax.random.split(key), n)
+        keys = jnp.repeat(restarts[:num_tasks], pairs), noises
         vector, unravel = ravel_pytree(theta)
-        grad, state, metrics = mapped(vector, state, data, (restarts, jax.random.split(noise_key, n)))
+        grad, state, metrics = mapped(vector, state, data, keys)
         return unravel(grad), state, {k: v * n if k in COUNTS else v for k, v in metrics.items()}
 
     return estimator_init, estimate

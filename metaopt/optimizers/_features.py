@@ -67,8 +67,7 @@ def column(decays: Array, x: jax.Array) -> jax.Array:
 
 def ema(decays: Array, old: jax.Array, x: jax.Array) -> jax.Array:
     """old [k, *shape] <- b old + (1 - b) x, one b of decays [k] each, x [*shape]."""
-    b = column(decays, x)
-    return b * old + (1 - b) * repeat(x[None], len(b))
+    return column(decays, x) * old + column(1 - decays, x) * repeat(x[None], len(decays))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
