@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -31,4 +32,5 @@ def over_runs(fn: Callable, num_runs: int, split: tuple[bool, ...], out_split: t
 
 def mean(tree):
     """Mean over the leading axis of runs, then over the devices."""
-    return jax.tree.map(lambda x: jax.lax.pmean(x.mean(0), AXIS), tree)
+    means, unravel = ravel_pytree(jax.tree.map(lambda x: x.mean(0), tree))
+    return unravel(jax.lax.pmean(means, AXIS))

@@ -247,7 +247,7 @@ def over_tasks(
     num_tasks: int,
     chunk: int | None,
     pairs: int = 1,
-    reduce: Callable[[PyTree], jax.Array] = sharding.mean,
+    reduce: Callable[[tuple[PyTree, PyTree]], tuple[jax.Array, PyTree]] = sharding.mean,
 ) -> tuple[Callable, Callable]:
     """`init(theta, (rank, num_tasks), key) -> state` and `one(theta, state, data, call) -> (grad, state, metrics)` of
     one pair or run -> the estimator's own init and estimate, over `pairs` of them in each of `num_tasks` tasks.
@@ -256,7 +256,7 @@ def over_tasks(
     takes longer to compile than to run.
 
     They are split over the devices; each device vectorises over `chunk` of them at a time (None: all of its share).
-    `reduce` makes one gradient of all, on each device the same, from those of a device, leading axis [runs].
+    `reduce` makes of the gradients and metrics of a device, leading axis [runs], those of all, on each device the same.
     """
     n = num_tasks * pairs
 
@@ -276,7 +276,8 @@ def over_tasks(
             return grad, Counted(runs, estimates + 1), metrics
 
         grads, state, metrics = jax.lax.map(each, (state, keys), batch_size=chunk or keys[0].shape[0])
-        return reduce(grads), state, sharding.mean(metrics)
+        grad, metrics = reduce((grads, metrics))
+        return grad, state, metrics
 
     mapped = sharding.over_runs(local, n, (False, True, False, True), (False, True, False))
 

@@ -22,7 +22,7 @@ from metaopt import sharding, tree
 from metaopt.estimators import _common as C
 from metaopt.estimators._horizons import Horizon
 from metaopt.estimators._outer_losses import OuterLoss, mean
-from metaopt.types import Estimator, LearnedOptimizer, Task
+from metaopt.types import Estimator, LearnedOptimizer, PyTree, Task
 
 
 def combined(
@@ -94,10 +94,11 @@ def combined(
     return Estimator(*estimate, 2 * num_tasks * pairs * truncation)
 
 
-def inverse_variance(both: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """The combination of two sets of samples [runs, ...], of this device and all others. A coordinate takes the first
-    alone where the second is not finite, and their mean where neither varies."""
-    means = sharding.mean(both)
+def inverse_variance(samples: tuple[tuple[jax.Array, jax.Array], PyTree]) -> tuple[jax.Array, PyTree]:
+    """The combination of two sets of gradients [runs, ...], of this device and all others, and the mean metrics. A
+    coordinate takes the first alone where the second is not finite, and their mean where neither varies."""
+    both, _ = samples
+    means, metrics = sharding.mean(samples)
     variances = sharding.mean(jax.tree.map(lambda x, m: jnp.square(x - m[None]), both, means))
 
     def combine(a: jax.Array, b: jax.Array, var_a: jax.Array, var_b: jax.Array) -> jax.Array:
@@ -106,4 +107,4 @@ def inverse_variance(both: tuple[jax.Array, jax.Array]) -> jax.Array:
         weight = jnp.where(known, 1 / (1 + ratio), 0.0)  # of b: (1 / var_b) / (1 / var_a + 1 / var_b)
         return (1 - weight) * a + weight * jnp.where(known, b, 0.0)
 
-    return combine(*means, *variances)
+    return combine(*means, *variances), metrics

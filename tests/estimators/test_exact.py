@@ -167,9 +167,9 @@ def test_inverse_variance_weights():
     b[0, 1], b[:, 2], a[:, 3], a[:, 4], b[:, 4], b[3, 5] = np.nan, 2.0, 1.0, 1.0, 2.0, np.inf
 
     def each_device(a, b):
-        return inverse_variance((a, b))
+        return inverse_variance(((a, b), {"first": a[:, 0]}))
 
-    got = problems.quick_jit(sharding.over_runs(each_device, 6, (True, True), False))(a, b)
+    got, metrics = problems.quick_jit(sharding.over_runs(each_device, 6, (True, True), False))(a, b)
     weights = [1 / np.var(x[:, 0]) for x in (a, b)]
     expected = [
         np.dot(weights, [a[:, 0].mean(), b[:, 0].mean()]) / sum(weights),
@@ -180,6 +180,7 @@ def test_inverse_variance_weights():
         a[:, 5].mean(),
     ]
     np.testing.assert_allclose(got, expected, rtol=1e-5)  # variances of 6 numbers in float32
+    np.testing.assert_allclose(metrics["first"], a[:, 0].mean(), rtol=1e-6)
 
 
 def test_with_one_truncation_a_run_all_equal_es_bit_for_bit():
