@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 from metaopt import sharding, tree
@@ -61,28 +60,21 @@ def setup(
     remat: bool = False,
     **positive: int | float | None,
 ) -> Setup:
-    """The optimizer in it takes theta as one vector (see `over_tasks`).
-
-    Raises ValueError for a horizon that is not made of whole truncations, an argument of `positive` that is neither
+    """Raises ValueError for a horizon that is not made of whole truncations, an argument of `positive` that is neither
     positive nor None, and an outer loss that needs whole runs where the estimator is not one of whole runs."""
     for name, value in {"truncation": truncation, **positive}.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}: must be positive, got {value}")
     if loss.whole and not whole:
         raise ValueError(f"outer_loss: {loss.name} is of whole runs: use es or full_grad, or mean, weighted or final")
-    return Setup(task, _of_vectors(optimizer), truncation, _horizons.law(horizon, truncation), loss, first_order, remat)
+    return Setup(task, optimizer, truncation, _horizons.law(horizon, truncation), loss, first_order, remat)
 
 
-def _of_vectors(optimizer: LearnedOptimizer) -> LearnedOptimizer:
-    """The optimizer, built from a theta that is one vector."""
-
-    def build(vector: jax.Array, num_steps: jax.Array | int) -> optax.GradientTransformationExtraArgs:
-        leaves, treedef = jax.tree.flatten(jax.eval_shape(optimizer.init, jax.random.key(0)))
-        parts = jnp.split(vector, np.cumsum([x.size for x in leaves])[:-1])
-        theta = jax.tree.unflatten(treedef, [x.reshape(s.shape) for x, s in zip(parts, leaves, strict=True)])
-        return optimizer.build(theta, num_steps)
-
-    return optimizer._replace(build=build)
+def _tree(s: Setup, theta: jax.Array) -> PyTree:
+    """Theta as the optimizer takes it."""
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(s.optimizer.init, jax.random.key(0)))
+    parts = jnp.split(theta, np.cumsum([x.size for x in leaves])[:-1])
+    return jax.tree.unflatten(treedef, [x.reshape(leaf.shape) for x, leaf in zip(parts, leaves, strict=True)])
 
 
 def check_std(std: float) -> None:
@@ -95,7 +87,7 @@ def fresh(s: Setup, theta: jax.Array, estimates: jax.Array | int, key: jax.Array
     """A run that starts now."""
     horizon_key, start_key = jax.random.split(key)
     horizon = _horizons.sample(s.law, s.truncation, jnp.asarray(estimates), horizon_key)
-    return start(s.task, s.optimizer, theta, horizon, start_key)
+    return start(s.task, s.optimizer, _tree(s, theta), horizon, start_key)
 
 
 def ended(inner: Inner) -> jax.Array:
@@ -151,7 +143,15 @@ def segment(s: Setup, theta: jax.Array, inner: Inner, data: PyTree) -> tuple[Inn
     recomputed = loss.batches > 0
     measure = at if recomputed and not loss.ends else None
     end, losses = unroll(
-        s.task, s.optimizer, theta, inner, data, s.truncation, first_order=s.first_order, remat=s.remat, measure=measure
+        s.task,
+        s.optimizer,
+        _tree(s, theta),
+        inner,
+        data,
+        s.truncation,
+        first_order=s.first_order,
+        remat=s.remat,
+        measure=measure,
     )
     if loss.ends:
         before = at(inner, data, inner.params, inner.step) if recomputed else losses[0]
