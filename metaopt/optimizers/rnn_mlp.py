@@ -37,7 +37,7 @@ import optax
 
 from metaopt.optimizers import _features as F
 from metaopt.optimizers import _nets
-from metaopt.optimizers._blocks import VECTOR, Block, assemble, blocks_of, in_pieces, in_tiles
+from metaopt.optimizers._blocks import VECTOR, Block, assemble, blocks_of, in_tiles
 from metaopt.optimizers._cells import LSTMState, init_linear, init_lstm, linear, lstm, repeated
 from metaopt.types import LearnedOptimizer, PyTree
 
@@ -127,7 +127,7 @@ def rnn_mlp(
             limit = clip_multiple * state.clip / (1 - 0.99 ** (state.step + 1))
             grads = [jnp.clip(F.clean(g), -limit, limit) for g in jax.tree.leaves(grads)]
             inputs = list(map(partial(_accumulate, decays, grads, leaves), blocks, state.m, state.v))
-            moments = [in_pieces(_moments, block, *x)[1] for block, x in zip(blocks, inputs, strict=True)]
+            moments = [in_tiles(_moments, (), block, *x)[1] for block, x in zip(blocks, inputs, strict=True)]
             mean, square = (jnp.concatenate(x, axis=1) for x in zip(*moments, strict=True))
             clip = 0.99 * state.clip + 0.01 * jnp.sqrt(1e-8 + jnp.mean(square[0]))
             losses, loss_features = _losses(state, value, valid_value)
@@ -173,10 +173,11 @@ def _features(block: Block, g, p, m, v) -> list[jax.Array]:
     return [jnp.concatenate(groups)] if block.flat else groups
 
 
-def _moments(block: Block, g, p, m, v):
-    """Means over each tensor of p, m, v and of the square of each feature."""
-    squares = [block.means(x * x) for x in _features(block, g, p, m, v)]
-    return (), (block.means(jnp.concatenate([p, m, v])), jnp.concatenate(squares))
+def _moments(weights: PyTree, block: Block, g, p, m, v):
+    """Means over each tensor of each feature and of its square. In the same tiles as the network, so that what both
+    need is computed once."""
+    features = _features(block, g, p, m, v)
+    return (), tuple(jnp.concatenate([block.means(x) for x in xs]) for xs in (features, [x * x for x in features]))
 
 
 def _losses(state: RNNMLPState, value, valid_value) -> tuple[Losses, jax.Array]:
@@ -194,14 +195,13 @@ def _losses(state: RNNMLPState, value, valid_value) -> tuple[Losses, jax.Array]:
 
 
 def _statistics(blocks: Sequence[Block], mean, square) -> jax.Array:
-    """[16, tensors] of the means [p, m, v] and mean squares [g, p, log|p|, m, v, ...]."""
-    k, shapes = len(mean) // 2, [shape for block in blocks for shape in block.shapes]
+    """[16, tensors] of the means and mean squares of the features [g, p, log|p|, m, v, ...]."""
+    k, shapes = (len(mean) - 3) // 4, [shape for block in blocks for shape in block.shapes]
 
     def pooled(m, v, p):
         return jnp.stack([jnp.mean(m, axis=0), jnp.mean(v, axis=0), p])
 
-    means = pooled(mean[1 : 1 + k], mean[1 + k :], mean[0])
-    squares = pooled(square[3 : 3 + k], square[3 + k : 3 + 2 * k], square[1])
+    means, squares = (pooled(x[3 : 3 + k], x[3 + k : 3 + 2 * k], x[1]) for x in (mean, square))
     magnitudes = F.clip_log_abs(jnp.concatenate([means, F.variance(means, squares), _norms(blocks, square[:2])]))
     scalar = np.array([[-1.0 if shape else 1.0 for shape in shapes]], np.float32)
     axes = np.array([[*(*shape, 1, 1, 1)[:3], math.prod(shape[3:])] for shape in shapes], np.float32)
