@@ -68,23 +68,26 @@ def _rate(rate: float | None) -> str:
 
 @contextmanager
 def _lines(console: Console, start: int, steps: int) -> Iterator[Callable[[Chunk], None]]:
-    began = time.monotonic()
+    began, first = time.monotonic(), start
     printed, told = began - EVERY, False
 
     def show(chunk: Chunk) -> None:
-        nonlocal printed, told
+        nonlocal began, first, printed, told
         if chunk.alone and not told:
             rates = ", ".join(f"{name} {_rate(rate)}" for name, rate in chunk.alone.items())
             console.print(f"inner steps/s of each family alone: {rates}", soft_wrap=True)
             told = True
         now = time.monotonic()
+        if chunk.rate is None:  # what it takes to compile says nothing of what is left
+            began, first = now, chunk.step
         if now - printed < EVERY and chunk.step < steps:
             return
         printed = now
-        left = (now - began) / (chunk.step - start) * (steps - chunk.step)
+        taken = chunk.step - first
+        left = f", {(now - began) / taken * (steps - chunk.step):.0f} s left" if taken else ""
         losses = ", ".join(f"{name} {loss:.4f}" for name, (loss, _) in chunk.families.items())
         diverged = sum(count for _, count in chunk.families.values())
-        text = f"outer step {chunk.step}/{steps}, {left:.0f} s left, meta-loss {losses}, {diverged:.0f} diverged"
+        text = f"outer step {chunk.step}/{steps}{left}, meta-loss {losses}, {diverged:.0f} diverged"
         console.print(f"{text}, {_tail(chunk)}", soft_wrap=True)
 
     yield show

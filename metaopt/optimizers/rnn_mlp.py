@@ -174,10 +174,14 @@ def _features(block: Block, g, p, m, v) -> list[jax.Array]:
 
 
 def _moments(weights: PyTree, block: Block, g, p, m, v):
-    """Means over each tensor of each feature and of its square. In the same tiles as the network, so that what both
-    need is computed once."""
+    """Means over each tensor of p, m, v and of the square of each feature. In the same tiles as the network, so that
+    the features are computed once."""
     features = _features(block, g, p, m, v)
-    return (), tuple(jnp.concatenate([block.means(x) for x in xs]) for xs in (features, [x * x for x in features]))
+    squares = jnp.concatenate([block.means(x * x) for x in features])
+    if not block.flat:
+        return (), (jnp.concatenate([block.means(x) for x in (p, m, v)]), squares)
+    means = block.means(features[0])  # of all rows: to cut some out of their array would take longer
+    return (), (jnp.concatenate([means[1:2], means[3 : 3 + 2 * len(m)]]), squares)
 
 
 def _losses(state: RNNMLPState, value, valid_value) -> tuple[Losses, jax.Array]:
@@ -195,13 +199,14 @@ def _losses(state: RNNMLPState, value, valid_value) -> tuple[Losses, jax.Array]:
 
 
 def _statistics(blocks: Sequence[Block], mean, square) -> jax.Array:
-    """[16, tensors] of the means and mean squares of the features [g, p, log|p|, m, v, ...]."""
-    k, shapes = (len(mean) - 3) // 4, [shape for block in blocks for shape in block.shapes]
+    """[16, tensors] of the means [p, m, v] and mean squares [g, p, log|p|, m, v, ...]."""
+    k, shapes = len(mean) // 2, [shape for block in blocks for shape in block.shapes]
 
     def pooled(m, v, p):
         return jnp.stack([jnp.mean(m, axis=0), jnp.mean(v, axis=0), p])
 
-    means, squares = (pooled(x[3 : 3 + k], x[3 + k : 3 + 2 * k], x[1]) for x in (mean, square))
+    means = pooled(mean[1 : 1 + k], mean[1 + k :], mean[0])
+    squares = pooled(square[3 : 3 + k], square[3 + k : 3 + 2 * k], square[1])
     magnitudes = F.clip_log_abs(jnp.concatenate([means, F.variance(means, squares), _norms(blocks, square[:2])]))
     scalar = np.array([[-1.0 if shape else 1.0 for shape in shapes]], np.float32)
     axes = np.array([[*(*shape, 1, 1, 1)[:3], math.prod(shape[3:])] for shape in shapes], np.float32)
