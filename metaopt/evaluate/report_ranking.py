@@ -132,9 +132,9 @@ def aggregates(standings: Sequence[Standing], reference: str) -> str:
     note = (
         "Small numbers are 95&#8239;% intervals over tasks and seeds. Mean rank: by final loss, on every task and "
         "seed, ties shared; 1 is best. Below: tasks on which the mean final loss is lower. Failed: the final loss is "
-        "not finite, or above the first. Time of a step, the problem's gradient included, over that of "
-        f"<code>{USUAL}</code>, for what is one trial; state over that of <code>{escape(reference)}</code>, and the "
-        "largest in bytes: medians over tasks."
+        "not finite, or above the first. Time of a step, the problem's gradient included, as measured when each was "
+        f"run, over that of <code>{USUAL}</code>, for what is one trial; state over that of "
+        f"<code>{escape(reference)}</code>, and the largest in bytes: medians over tasks."
     )
     return section("Aggregates", note, table(head, rows))
 
