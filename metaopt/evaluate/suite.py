@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from metaopt.types import LearnedOptimizer, PyTree, Task
 
 WORKERS = min(8, os.cpu_count() or 1)  # tasks compiled at the same time, each on a core; what runs has all cores
 FULL = "full"  # a batch size: as many rows as there are
-BATCH = 8  # tasks whose programs are held at the same time
+PROGRAMS = 16  # compiled and held at the same time; each maps memory up to a thousand times, a process may 65,530 times
 
 
 class Contender(NamedTuple):
@@ -88,7 +88,7 @@ def compare(
         todo.append((problem, [w for w, c in zip(wanted, cached, strict=True) if c is None]))
     done, total = 0, sum(len(wanted) for _, wanted in todo)
     todo = [(problem, wanted) for problem, wanted in todo if wanted]
-    for batch in (todo[i : i + BATCH] for i in range(0, len(todo), BATCH)):
+    for batch in _batches(todo):
         progress("compiling", done, total)
         for (problem, wanted), programs in zip(batch, _compiled(batch, seeds), strict=True):
             for (contender, description), run in zip(wanted, programs, strict=True):
@@ -109,6 +109,21 @@ class Missing(NamedTuple):
 
 class Unsuitable(Exception):
     """A contender cannot work on a task, which both are named."""
+
+
+def _batches(
+    todo: Sequence[tuple[Problem, list[Missing]]], most: int = PROGRAMS
+) -> Iterator[list[tuple[Problem, list[Missing]]]]:
+    """The searches in their order, at most so many at a time."""
+    batch: list[tuple[Problem, list[Missing]]] = []
+    for problem, wanted in todo:
+        for part in (wanted[i : i + most] for i in range(0, len(wanted), most)):
+            if sum(len(searches) for _, searches in [*batch, (problem, part)]) > most:
+                yield batch
+                batch = []
+            batch.append((problem, part))
+    if batch:
+        yield batch
 
 
 def _compiled(batch: Sequence[tuple[Problem, list[Missing]]], seeds: int) -> list[list[Callable[[], Search]]]:

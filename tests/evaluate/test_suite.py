@@ -1,5 +1,7 @@
 """Contenders on tasks: rows, what is kept, what is run again; against plain Python loops over optax."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -45,6 +47,18 @@ def test_rows_and_the_closed_loop_through_optax(tmp_path):
     row = next(row for row in result["rows"] if (row["optimizer"], row["seed"]) == (USUAL, 0))
     expected = {"initial_loss": losses[0], "mean_loss": np.mean(losses), "final_loss": np.mean(losses[-3:])}
     assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_hold_few_programs():
+    """Every search once, in order; never more at a time than are wanted, though a task has more contenders."""
+    for counts in ([3] * 10, [1] * 70, [70], [40, 1, 1], [31, 2, 5], []):
+        todo = [(f"task {i}", [(i, j) for j in range(count)]) for i, count in enumerate(counts)]
+        batches = list(suite._batches(todo, most=32))
+        held = [[search for _, searches in batch for search in searches] for batch in batches]
+        assert sum(held, []) == [search for _, searches in todo for search in searches]
+        assert all(0 < len(searches) <= 32 for searches in held)
+        assert all(len(a) + len(b) > 32 or a[-1][0] == b[0][0] for a, b in itertools.pairwise(held))  # filled up
+        assert all(label == f"task {i}" for batch in batches for label, searches in batch for i, _ in searches)
 
 
 def test_two_copies_tie_and_a_planted_fast_optimizer_is_fast(tmp_path):
